@@ -1,0 +1,130 @@
+"""Every option of the pipeline and the node: default, allowed values, one sentence. The ROS parameters are these fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    runtime: bool = False,
+) -> Any:
+    """A dataclass field that knows its help text and its range; ``runtime``: may change while the node runs."""
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "runtime": runtime}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class ConfigError(ValueError):
+    """A bad option: the message names the option, the value and what is allowed."""
+
+
+def allowed(spec: Field) -> str:
+    """What an option accepts, in words: ``a number from 0.0 to 1.0``."""
+    meta = spec.metadata
+    if meta["choices"]:
+        return "one of " + ", ".join(meta["choices"])
+    kind = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string"}.get(
+        str(spec.type), "a list of numbers" if "float" in str(spec.type) else "a list of strings"
+    )
+    low, high = meta["minimum"], meta["maximum"]
+    if low is not None and high is not None:
+        return f"{kind} from {low} to {high}"
+    if low is not None:
+        return f"{kind} of at least {low}"
+    if high is not None:
+        return f"{kind} of at most {high}"
+    return kind
+
+
+def check_option(spec: Field, value: Any) -> Any:
+    """The value in the option's type, or ConfigError."""
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    error = ConfigError(f"{spec.name} = {value!r}: must be {allowed(spec)}")
+    items = value if str(spec.type).startswith("list") else [value]
+    if not isinstance(items, (list, tuple)):
+        raise error
+    inner = str(spec.type)[5:-1] if str(spec.type).startswith("list") else str(spec.type)
+    for item in items:
+        if not isinstance(item, kinds[inner]) or (isinstance(item, bool) and inner != "bool"):
+            raise error
+        if isinstance(item, float) and not math.isfinite(item):
+            raise error
+        low, high, choices = (spec.metadata[key] for key in ("minimum", "maximum", "choices"))
+        if (low is not None and item < low) or (high is not None and item > high) or (choices and item not in choices):
+            raise error
+    if inner == "float":
+        converted = [float(item) for item in items]
+    else:
+        converted = list(items)
+    return converted if str(spec.type).startswith("list") else converted[0]
+
+
+class Options:
+    """Base of the config dataclasses: checks every field when it is made."""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, spec.name, check_option(spec, getattr(self, spec.name)))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Any:
+        """Made from a mapping; an unknown name is refused with the names there are."""
+        known = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"unknown option {name!r}; the options are: {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class PipelineConfig(Options):
+    """Image -> people."""
+
+    detector: str = option("person_detector", "Person detector: name of a bundled model, or path of an ONNX file")
+    model: str = option("probpose_small", "Pose model: name of a bundled model, or path of an ONNX file")
+    backend: str = option("auto", "What runs the networks", choices=("auto", "tensorrt", "onnxruntime"))
+    threads: int = option(0, "CPU threads of the networks; 0: all cores", minimum=0, maximum=256)
+    detector_threshold: float = option(
+        0.4, "Lowest score of a detected person", minimum=0.0, maximum=1.0, runtime=True
+    )
+    detector_iou: float = option(
+        0.6, "Overlap (IoU) above which the weaker of two boxes is dropped", minimum=0.0, maximum=1.0, runtime=True
+    )
+    max_people: int = option(8, "Most people per image, best first", minimum=1, maximum=100, runtime=True)
+    presence_in: float = option(
+        0.5, "Presence probability from which a keypoint is IN", minimum=0.0, maximum=1.0, runtime=True
+    )
+    presence_out: float = option(
+        0.1, "Presence probability below which a keypoint is OUT", minimum=0.0, maximum=1.0, runtime=True
+    )
+    levels: list[float] = option([0.5, 0.95], "Levels of the uncertainty regions", minimum=0.01, maximum=0.999)
+
+
+@dataclass(frozen=True)
+class NodeConfig(Options):
+    """Topics and behaviour of the ROS node; the pipeline's options stand beside these."""
+
+    cameras: list[str] = option([], "Names of cameras served by this node; empty: one camera, topics without a prefix")
+    compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage instead of Image")
+    status_rate: float = option(10.0, "Heartbeat on ~status, Hz", minimum=1.0, maximum=100.0)
+    no_image_hint_after: float = option(
+        3.0, "Seconds without an image after which the node logs what it could subscribe to", minimum=0.5, maximum=60.0
+    )
+    stale_after: float = option(
+        0.1, "Seconds without a result after which the state is STALE (or three frame times, if longer)",
+        minimum=0.02, maximum=10.0, runtime=True,
+    )  # fmt: skip
+    marker_depth: float = option(
+        1.0, "Distance in metres at which markers are drawn in the camera's frame", minimum=0.1, maximum=100.0, runtime=True
+    )
+    marker_lifetime: float = option(0.3, "Seconds a marker stays without renewal", minimum=0.05, maximum=10.0, runtime=True)

@@ -1,0 +1,93 @@
+"""What a model file says about itself: one JSON object in the ONNX metadata, written by the exporter, read strictly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+METADATA_KEY = "probpose"
+FORMAT_VERSION = 1
+
+
+class ModelInfoError(ValueError):
+    """The file is not a model of this package; the message says what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Common to all models.
+
+    kind: ``pose`` or ``detector``. name: for messages and logs. input_size: (width, height) of the network's input, px.
+    precision: of the weights, ``fp32``, ``fp16`` or ``int8``. trained_on, licence: free text. metrics: figures of the card.
+    """
+
+    kind: str
+    name: str
+    input_size: tuple[int, int]
+    precision: str = "fp32"
+    trained_on: str = ""
+    licence: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class PoseInfo(ModelInfo):
+    """A pose network.
+
+    map_size: (width, height) of the probability maps. padding: of the activation window. decode_profile: of the codec.
+    temperature: the logits were divided by it before sparsemax. skeleton: always ``coco17``.
+    """
+
+    map_size: tuple[int, int] = (48, 64)
+    padding: float = 1.25
+    decode_profile: str = "oks"
+    temperature: float = 0.5
+    skeleton: str = "coco17"
+
+
+@dataclass(frozen=True)
+class DetectorInfo(ModelInfo):
+    """A person detector with outputs ``boxes`` (B, N, 4) xyxy input px and ``scores`` (B, N), not yet suppressed (NMS)."""
+
+
+def from_json(text: str | None, kind: str, path: str) -> Any:
+    """PoseInfo or DetectorInfo of a model file.
+
+    Args:
+        text: the metadata entry, None when the file has none.
+        kind: what the caller needs, ``pose`` or ``detector``.
+        path: named in errors.
+    """
+    if text is None:
+        raise ModelInfoError(f"{path}: no {METADATA_KEY!r} metadata; make the file with 'probpose export'")
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata must be a JSON object, got {type(values).__name__}")
+    if values.get("format_version") != FORMAT_VERSION:
+        raise ModelInfoError(
+            f"{path}: format_version {values.get('format_version')!r}; this version reads {FORMAT_VERSION}"
+        )
+    if values.get("kind") != kind:
+        raise ModelInfoError(f"{path}: this is a {values.get('kind')!r} model; a {kind!r} model is needed here")
+    cls = {"pose": PoseInfo, "detector": DetectorInfo}[kind]
+    known = {spec.name for spec in fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise ModelInfoError(f"{path}: unknown metadata {', '.join(unknown)}")
+    for name in ("input_size", "map_size"):
+        if name in values:
+            size = values[name]
+            if not (isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size)):
+                raise ModelInfoError(f"{path}: {name} must be [width, height] in px, got {size!r}")
+            values[name] = tuple(size)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ModelInfoError(f"{path}: incomplete metadata ({error})") from None
