@@ -1,0 +1,80 @@
+"""What runs a network: one small interface, a backend per module, each imported only when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+class BackendError(ValueError):
+    """The backend is not there, or the file is not a model it can run."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: shape with None (or a name) for dynamic dimensions, and the NumPy dtype."""
+
+    shape: tuple[int | str | None, ...]
+    dtype: np.dtype
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join('?' if not isinstance(n, int) else str(n) for n in self.shape)})"
+
+
+class Session(Protocol):
+    """A loaded network.
+
+    metadata: the model file's own text entries. inputs, outputs: name -> TensorSpec. backend: what runs it, for logs.
+    """
+
+    metadata: Mapping[str, str]
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    backend: str
+
+    def run(self, feed: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name; a bare array feeds the only input."""
+        ...
+
+
+def load(path: str | Path, backend: str = "auto", threads: int = 0) -> Session:
+    """The network of a model file.
+
+    Args:
+        path: an ONNX file.
+        backend: ``auto``, ``tensorrt`` or ``onnxruntime``. ``auto`` is onnxruntime.
+        threads: CPU threads, 0: all cores.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model file")
+    if backend in ("auto", "onnxruntime"):
+        from probpose_ros.backends.onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(path, threads)
+    if backend == "tensorrt":
+        raise BackendError("backend = 'tensorrt': not available in this version; use 'onnxruntime' or 'auto'")
+    raise BackendError(f"backend = {backend!r}: must be one of auto, tensorrt, onnxruntime")
+
+
+def check_tensors(
+    path: str | Path, session: Session, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+) -> None:
+    """Refuses a model that lacks a tensor, or whose shape or dtype cannot hold what the metadata says.
+
+    A dimension that is not a number, on either side, fits everything. More outputs than asked for are fine.
+    """
+    for kind, found, expected in (("input", session.inputs, inputs), ("output", session.outputs, outputs)):
+        if kind == "input" and set(found) != set(expected):
+            raise BackendError(f"{path}: inputs are {', '.join(found) or 'none'}; expected {', '.join(expected)}")
+        for name, need in expected.items():
+            if name not in found:
+                raise BackendError(f"{path}: no output {name!r}; expected {need}, found {', '.join(found)}")
+            have = found[name]
+            sizes = [(a, b) for a, b in zip(have.shape, need.shape) if isinstance(a, int) and isinstance(b, int)]
+            if have.dtype != need.dtype or len(have.shape) != len(need.shape) or any(a != b for a, b in sizes):
+                raise BackendError(f"{path}: {kind} {name!r} is {have}; expected {need}")

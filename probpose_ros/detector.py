@@ -1,0 +1,106 @@
+"""Image -> person boxes: letterbox, one ONNX graph, threshold, non-maximum suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from probpose_ros.backends import TensorSpec, check_tensors, load
+from probpose_ros.model_info import METADATA_KEY, DetectorInfo, from_json
+from probpose_ros.models import find_model
+from probpose_ros.types import Detections
+
+PADDING_VALUE = 114
+
+
+def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """The image scaled into a canvas of the detector's size: aspect kept, at the top left, grey elsewhere.
+
+    Args:
+        image: (H, W, 3) uint8.
+        size: (width, height) of the canvas in px.
+
+    Returns:
+        canvas (height, width, 3) uint8, and the scale: canvas px = image px * scale (to the rounding of half a px).
+
+    >>> canvas, scale = letterbox(np.zeros((100, 200, 3), np.uint8), (320, 320))
+    >>> canvas.shape, scale, int(canvas[159, 0, 0]), int(canvas[160, 0, 0])
+    ((320, 320, 3), 1.6, 0, 114)
+    """
+    height, width = image.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = np.full((size[1], size[0], 3), PADDING_VALUE, np.uint8)
+    # Averaging when shrinking: linear interpolation alone would skip pixels of large images.
+    cv2.resize(image, (w, h), dst=canvas[:h, :w], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return canvas, scale
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray, iou: float, limit: int) -> np.ndarray:
+    """Greedy non-maximum suppression: indices of at most ``limit`` kept boxes, best first.
+
+    Args:
+        boxes: (N, 4) xyxy. scores: (N,). iou: a box that overlaps a better one by more than this is dropped.
+    """
+    order = np.argsort(-scores, kind="stable")
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    kept: list[int] = []
+    while len(order) and len(kept) < limit:
+        best, order = order[0], order[1:]
+        kept.append(best)
+        overlap = np.minimum(boxes[best, 2:], boxes[order, 2:]) - np.maximum(boxes[best, :2], boxes[order, :2])
+        shared = overlap.clip(min=0).prod(axis=1)
+        order = order[shared <= iou * (area[best] + area[order] - shared)]
+    return np.array(kept, dtype=np.intp)
+
+
+class Detector:
+    """Persons in images.
+
+    Args:
+        model: name of a bundled detector or path of an ONNX file (metadata DetectorInfo; input ``image``
+            (B, H, W, 3) uint8 BGR letterboxed; outputs ``boxes`` (B, N, 4) xyxy input px and ``scores`` (B, N)).
+        threshold: lowest score. iou: see :func:`suppress`. max_people: per image, best first.
+        backend, threads: see :func:`probpose_ros.backends.load`.
+
+    ``threshold``, ``iou`` and ``max_people`` may be set at any time.
+    """
+
+    def __init__(
+        self, model: str | Path, threshold: float = 0.4, iou: float = 0.6, max_people: int = 8,
+        backend: str = "auto", threads: int = 0,
+    ) -> None:  # fmt: skip
+        self.path = find_model(model)
+        self.session = load(self.path, backend, threads)
+        self.info: DetectorInfo = from_json(self.session.metadata.get(METADATA_KEY), "detector", str(self.path))
+        self.threshold, self.iou, self.max_people = threshold, iou, max_people
+        width, height = self.info.input_size
+        check_tensors(
+            self.path, self.session,
+            {"image": TensorSpec((None, height, width, 3), np.dtype(np.uint8))},
+            {"boxes": TensorSpec((None, None, 4), np.dtype(np.float32)), "scores": TensorSpec((None, None), np.dtype(np.float32))},
+        )  # fmt: skip
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """Detections of every image (H, W, 3) uint8 BGR; the images may differ in size."""
+        if not images:
+            return []
+        canvases, scales = zip(*(letterbox(image, self.info.input_size) for image in images))
+        result = self.session.run(np.stack(canvases))
+        return [
+            self._select(boxes, scores, scale, image.shape)
+            for boxes, scores, scale, image in zip(result["boxes"], result["scores"], scales, images)
+        ]
+
+    def _select(self, boxes: np.ndarray, scores: np.ndarray, scale: float, shape: tuple[int, ...]) -> Detections:
+        height, width = shape[:2]
+        limits = np.array([width - 1, height - 1, width - 1, height - 1], np.float32)
+        boxes = np.clip(boxes.astype(np.float32) / scale, 0, limits)
+        # Less than a pixel wide or high after clipping: nothing of it is in the image. NaN fails both comparisons.
+        good = (scores >= self.threshold) & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
+        boxes, scores = boxes[good], scores[good].astype(np.float32)
+        kept = suppress(boxes, scores, self.iou, self.max_people)
+        return Detections(boxes[kept], scores[kept])
