@@ -80,8 +80,8 @@ class Detector:
         width, height = self.info.input_size
         check_tensors(
             self.path, self.session,
-            {"image": TensorSpec((None, height, width, 3), np.dtype(np.uint8))},
-            {"boxes": TensorSpec((None, None, 4), np.dtype(np.float32)), "scores": TensorSpec((None, None), np.dtype(np.float32))},
+            {"image": TensorSpec(("B", height, width, 3), np.dtype(np.uint8))},
+            {"boxes": TensorSpec(("B", None, 4), np.dtype(np.float32)), "scores": TensorSpec(("B", None), np.dtype(np.float32))},
         )  # fmt: skip
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:

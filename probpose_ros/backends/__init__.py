@@ -16,13 +16,13 @@ class BackendError(ValueError):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: shape with None (or a name) for dynamic dimensions, and the NumPy dtype."""
+    """An input or output: shape, with a name or None for a dynamic dimension, and the NumPy dtype."""
 
     shape: tuple[int | str | None, ...]
     dtype: np.dtype
 
     def __str__(self) -> str:
-        return f"{self.dtype} ({', '.join('?' if not isinstance(n, int) else str(n) for n in self.shape)})"
+        return f"{self.dtype} ({', '.join('?' if n is None else str(n) for n in self.shape)})"
 
 
 class Session(Protocol):
@@ -64,17 +64,24 @@ def load(path: str | Path, backend: str = "auto", threads: int = 0) -> Session:
 def check_tensors(
     path: str | Path, session: Session, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
 ) -> None:
-    """Refuses a model that lacks a tensor, or whose shape or dtype cannot hold what the metadata says.
+    """Refuses a model that lacks a tensor, or whose shape or dtype is not what the metadata needs.
 
-    A dimension that is not a number, on either side, fits everything. More outputs than asked for are fine.
+    In an expected shape a number must be met (a dynamic dimension may become it), a name must be dynamic, None is free.
+    More outputs than expected are fine.
     """
+
+    def fits(have: int | str | None, need: int | str | None) -> bool:
+        if isinstance(have, int):
+            return need is None or have == need
+        return True
+
     for kind, found, expected in (("input", session.inputs, inputs), ("output", session.outputs, outputs)):
         if kind == "input" and set(found) != set(expected):
-            raise BackendError(f"{path}: inputs are {', '.join(found) or 'none'}; expected {', '.join(expected)}")
+            raise BackendError(f"{path}: the inputs are {', '.join(found) or 'none'}; expected {', '.join(expected)}")
         for name, need in expected.items():
             if name not in found:
-                raise BackendError(f"{path}: no output {name!r}; expected {need}, found {', '.join(found)}")
+                raise BackendError(f"{path}: no output {name!r} ({need}); the outputs are {', '.join(found)}")
             have = found[name]
-            sizes = [(a, b) for a, b in zip(have.shape, need.shape) if isinstance(a, int) and isinstance(b, int)]
-            if have.dtype != need.dtype or len(have.shape) != len(need.shape) or any(a != b for a, b in sizes):
+            same_rank = len(have.shape) == len(need.shape)
+            if have.dtype != need.dtype or not same_rank or not all(map(fits, have.shape, need.shape)):
                 raise BackendError(f"{path}: {kind} {name!r} is {have}; expected {need}")

@@ -34,7 +34,7 @@ class OnnxRuntimeSession:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base but Exception
             reason = str(error).strip().splitlines()[0]
             raise BackendError(f"{path}: onnxruntime cannot load it as an ONNX model ({reason})") from None
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)

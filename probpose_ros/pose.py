@@ -1,0 +1,58 @@
+"""Crops -> keypoints: one ONNX graph that normalises, infers, applies sparsemax and decodes by expected OKS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from probpose_ros.backends import TensorSpec, check_tensors, load
+from probpose_ros.codec import Codec
+from probpose_ros.model_info import METADATA_KEY, PoseInfo, from_json
+from probpose_ros.models import find_model
+from probpose_ros.skeleton import NUM_KEYPOINTS
+from probpose_ros.types import PoseOutput
+
+_SCALARS = ("presence", "visibility", "quality", "peak")
+
+
+class PoseModel:
+    """The pose network.
+
+    Args:
+        model: name of a bundled pose model or path of an ONNX file (metadata PoseInfo; input ``image`` (N, H, W, 3)
+            uint8 BGR; outputs as in :class:`probpose_ros.types.PoseOutput`).
+        backend, threads: see :func:`probpose_ros.backends.load`.
+
+    info: what the file says about itself. codec: the conversion between its crops and its maps.
+    """
+
+    def __init__(self, model: str | Path, backend: str = "auto", threads: int = 0) -> None:
+        self.path = find_model(model)
+        self.session = load(self.path, backend, threads)
+        self.info: PoseInfo = from_json(self.session.metadata.get(METADATA_KEY), "pose", str(self.path))
+        self.codec = Codec(self.info.input_size, self.info.map_size, self.info.decode_profile, self.info.padding)
+        (width, height), (w, h), k = self.info.input_size, self.info.map_size, NUM_KEYPOINTS
+        float32 = np.dtype(np.float32)
+        outputs = {"keypoints": TensorSpec(("N", k, 2), float32)}
+        outputs.update({name: TensorSpec(("N", k), float32) for name in _SCALARS})
+        if "probmap" in self.session.outputs:
+            outputs["probmap"] = TensorSpec(("N", k, h, w), float32)
+        check_tensors(
+            self.path, self.session, {"image": TensorSpec(("N", height, width, 3), np.dtype(np.uint8))}, outputs
+        )
+
+    def __call__(self, crops: np.ndarray) -> PoseOutput:
+        """Keypoints of crops (N, H, W, 3) uint8 BGR; N may be 0."""
+        width, height = self.info.input_size
+        if crops.shape[1:] != (height, width, 3) or crops.dtype != np.uint8:
+            raise ValueError(f"crops are {crops.dtype} {crops.shape}; expected uint8 (N, {height}, {width}, 3)")
+        if len(crops):
+            result = self.session.run(crops)
+        else:
+            # Not every operator of a graph accepts an empty batch.
+            result = {
+                name: np.zeros([0, *(NUM_KEYPOINTS, *spec.shape[2:])], np.float32)
+                for name, spec in self.session.outputs.items()
+            }
+        return PoseOutput(result["keypoints"], *(result[name] for name in _SCALARS), result.get("probmap"))
