@@ -1,0 +1,36 @@
+"""probpose train: a recipe (YAML) -> checkpoints, logs and the exported model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def register(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "train",
+        help="train a network from a recipe",
+        description="Train a network from a recipe; started again, it goes on from OUT/last.pt. Also runs under torchrun.",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="the recipe, e.g. training/configs/probpose_small.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change an entry, e.g. train.epochs=3")
+    parser.add_argument("--out", type=Path, help="folder for checkpoints and logs (default: runs/<name of the recipe>)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from probpose_training.configuration import build, load
+    from probpose_training.trainer import TrainConfig, fit
+
+    config = load(args.config, args.set)
+    train = build(TrainConfig, config.get("train"), "train")
+    kind = config.get("task")
+    if kind == "pose":
+        from probpose_training.pose_task import PoseTask as Task
+    elif kind == "detector":
+        from probpose_training.detector.task import DetectorTask as Task
+    else:
+        raise ValueError(f"config {args.config}: task = {kind!r}: must be pose or detector")
+    last = fit(Task(config, str(args.config)), train, args.out or Path("runs") / args.config.stem)
+    print(last)
+    return 0

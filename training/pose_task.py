@@ -1,0 +1,89 @@
+"""Training of a ProbPose network on COCO-format sets: what `probpose train` does with a recipe of ``task: pose``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from probpose_ros.codec import Codec
+from probpose_ros.oks import oks, oks_variance
+from probpose_training.augmentation import NO_AUGMENTATION, AugmentationConfig
+from probpose_training.configuration import build, take
+from probpose_training.data import PoseDataset, Source
+from probpose_training.losses import LossConfig, PoseLoss
+from probpose_training.network import NetworkConfig, ProbPose
+
+SECTIONS = ("task", "network", "codec", "loss", "augmentation", "data", "train", "card")
+
+
+class PoseTask:
+    """See :mod:`probpose_training.trainer` for what a task is."""
+
+    def __init__(self, config: dict[str, Any], where: str = "config") -> None:
+        take(config, SECTIONS, where)
+        self.network = build(NetworkConfig, config.get("network"), "network")
+        self.codec = Codec(self.network.input_size, self.network.map_size, **config.get("codec") or {})
+        self.model = ProbPose(self.network)
+        self._loss = PoseLoss(self.codec, build(LossConfig, config.get("loss"), "loss"))
+        data = take(config.get("data") or {}, ("root", "train", "val"), "data")
+        root = Path(data.get("root", "."))
+        seed = (config.get("train") or {}).get("seed", 0)
+        augmentation = build(AugmentationConfig, config.get("augmentation"), "augmentation")
+        self.train_dataset = PoseDataset(_sources(root, data["train"]), self.network.input_size, augmentation, seed)
+        self.val_dataset = PoseDataset(_sources(root, data["val"]), self.network.input_size, NO_AUGMENTATION)
+
+    def loss(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self._loss(model(normalise(batch["image"])), batch)
+
+    @torch.no_grad()
+    def validate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Mean OKS of the labelled keypoints, the share of persons above OKS 0.5 and 0.75, presence accuracy (all are in)."""
+        model.eval()
+        device = next(model.parameters()).device
+        similarities, presence = [], []
+        for start in range(0, len(self.val_dataset), 32):
+            examples = [self.val_dataset[i] for i in range(start, min(start + 32, len(self.val_dataset)))]
+            output = model(normalise(torch.stack([e["image"] for e in examples]).to(device)))
+            decoded = self.codec.decode(output.probmap().float().cpu().numpy())
+            presence.append(torch.sigmoid(output.presence.float()).cpu().numpy())
+            for keypoints, example, i in zip(decoded.keypoints, examples, range(start, start + 32)):
+                annotation = self.val_dataset.persons[i][1]
+                # Distances are in crop px: the person's area goes there by the window's scale.
+                scale = np.prod(np.array(self.network.input_size) - 1) / _window_area(annotation, self.network.input_size)
+                distance = ((keypoints - example["keypoints"].numpy()) ** 2).sum(-1)
+                labelled = example["annotated"].numpy() > 0
+                similarities.append(oks(distance, oks_variance(annotation["area"] * scale))[labelled])
+        persons = np.array([values.mean() for values in similarities])
+        labelled = np.concatenate([[e["annotated"].numpy() > 0] for e in self.val_dataset])
+        return {
+            "mean_oks": float(np.concatenate(similarities).mean()),
+            "persons_over_50": float((persons > 0.5).mean()),
+            "persons_over_75": float((persons > 0.75).mean()),
+            "presence_recall": float((np.concatenate(presence)[labelled] > 0.5).mean()),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "pose", "network": asdict(self.network), "codec": asdict(self.codec)}
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, H, W, 3) BGR -> float32 (B, 3, H, W) RGB, ImageNet mean and standard deviation, channels last in memory."""
+    mean = torch.tensor([123.675, 116.28, 103.53], device=images.device)
+    std = torch.tensor([58.395, 57.12, 57.375], device=images.device)
+    return ((images.flip(-1).float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def _sources(root: Path, entries: list[dict[str, Any]]) -> list[Source]:
+    sources = [build(Source, entry, "data") for entry in entries]
+    return [Source(str(root / s.annotations), str(root / s.images), s.repeat) for s in sources]
+
+
+def _window_area(annotation: dict[str, Any], crop_size: tuple[int, int]) -> float:
+    from probpose_ros.geometry import bbox_to_window
+
+    x, y, w, h = annotation["bbox"]
+    return float(np.prod(bbox_to_window(np.array([x, y, x + w, y + h]), crop_size[0] / crop_size[1])[1]))
