@@ -1,0 +1,235 @@
+"""Reading COCO-format keypoint annotations: strict on structure, a counted skip for what cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from probpose_ros.codec import AREA_PER_BOX
+from probpose_ros.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
+from probpose_training.crop_augmentation import UNLABELLED
+
+# Why an annotation is not a usable person; the keys of CocoKeypoints.skipped.
+CROWD = "crowd"
+OTHER_CATEGORY = "not a person"
+NO_KEYPOINTS = "no labelled keypoint"
+EMPTY_BOX = "box without area"
+BOX_OUTSIDE = "box outside the image"
+
+
+class CocoError(ValueError):
+    """The file is not what it should be: names the file, the entry and what is wrong."""
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """An image as the annotation file describes it; sizes in px."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class CocoKeypoints:
+    """The usable persons of an annotation file, in its order; P persons, K = 17.
+
+    images: by id, all of them. ids, image_ids: (P,) int. bboxes: (P, 4) float64 x_min, y_min, x_max, y_max, image px; as
+    annotated, so they may leave the image. areas: (P,) px^2. keypoints: (P, K, 2) image px; may lie outside the image.
+    visibility: (P, K) int: 0 unlabelled, 1 labelled, 2 visible, 3 outside the image. weights: (P, K) in [0, 1], key
+    ``keypoint_weights``; 1 where labelled if it is missing, always 0 where unlabelled. pad_to_contain: (P, K), NaN where
+    the file does not give it. skipped: annotations left out, by reason. raw: the file's content.
+    """
+
+    images: dict[int, ImageEntry]
+    ids: np.ndarray
+    image_ids: np.ndarray
+    bboxes: np.ndarray
+    areas: np.ndarray
+    keypoints: np.ndarray
+    visibility: np.ndarray
+    weights: np.ndarray
+    pad_to_contain: np.ndarray
+    skipped: dict[str, int]
+    raw: dict = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def skip_report(self) -> str:
+        """One line: ``205 persons; skipped 3: crowd 2, box without area 1``."""
+        total = sum(self.skipped.values())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
+        return f"{len(self)} persons; skipped {total}" + (f": {reasons}" if total else "")
+
+
+def read_coco(path: str | Path) -> CocoKeypoints:
+    """Read an annotation file.
+
+    Raises:
+        CocoError: it is not JSON, or an entry lacks a key or holds a value that cannot be right.
+    """
+    path = Path(path)
+    try:
+        raw = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CocoError(f"{path}: not JSON ({error})") from None
+    return parse_coco(raw, str(path))
+
+
+def parse_coco(raw: dict, name: str = "annotations") -> CocoKeypoints:
+    """The same from the file's content; ``name`` is for errors."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("images"), list) or not isinstance(raw.get("annotations"), list):
+        raise CocoError(f"{name}: not a COCO annotation file; it must hold the lists 'images' and 'annotations'")
+    person_categories = _person_categories(raw, name)
+    images: dict[int, ImageEntry] = {}
+    for number, entry in enumerate(raw["images"]):
+        image = _image(entry, f"{name}: image {number}")
+        if image.id in images:
+            raise CocoError(f"{name}: image id {image.id} occurs twice")
+        images[image.id] = image
+
+    skipped: Counter[str] = Counter()
+    persons: dict[int, dict[str, np.ndarray]] = {}
+    seen: set[int] = set()
+    for number, annotation in enumerate(raw["annotations"]):
+        if not isinstance(annotation, dict) or not isinstance(annotation.get("id"), int):
+            raise CocoError(f"{name}: annotation {number} has no whole number 'id'")
+        where = f"{name}: annotation {annotation['id']}"
+        if annotation["id"] in seen:
+            raise CocoError(f"{where}: this id occurs twice")
+        seen.add(annotation["id"])
+        if annotation.get("image_id") not in images:
+            raise CocoError(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
+        if person_categories is not None and annotation.get("category_id") not in person_categories:
+            skipped[OTHER_CATEGORY] += 1
+            continue
+        person = _person(annotation, where)
+        if reason := _reason_to_skip(annotation, person, images[annotation["image_id"]]):
+            skipped[reason] += 1
+        else:
+            persons[annotation["id"]] = person
+
+    def column(key: str, *shape: int) -> np.ndarray:
+        return np.array([person[key] for person in persons.values()]).reshape(-1, *shape)
+
+    k = NUM_KEYPOINTS
+    return CocoKeypoints(
+        images=images,
+        ids=np.array(list(persons), dtype=int),
+        image_ids=column("image_id").astype(int),
+        bboxes=column("bbox", 4),
+        areas=column("area"),
+        keypoints=column("keypoints", k, 2),
+        visibility=column("visibility", k).astype(int),
+        weights=column("weights", k),
+        pad_to_contain=column("pad_to_contain", k),
+        skipped=dict(skipped),
+        raw=raw,
+    )
+
+
+def read_image(folder: str | Path, entry: ImageEntry) -> np.ndarray:
+    """The image (H, W, 3) uint8 BGR, in the size that the annotations mean.
+
+    Raises:
+        CocoError: missing, not decodable, or of another size.
+    """
+    path = Path(folder) / entry.file_name
+    if not path.is_file():
+        raise CocoError(f"{path}: no such image")
+    # Annotations refer to the stored pixels; a camera's EXIF turn must not be applied.
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise CocoError(f"{path}: does not decode as an image")
+    height, width = image.shape[:2]
+    if (width, height) != (entry.width, entry.height):
+        raise CocoError(f"{path}: is {width} x {height} px, the annotations say {entry.width} x {entry.height}")
+    return image
+
+
+def _person_categories(raw: dict, name: str) -> set[int] | None:
+    """Ids of the person category; None when the file does not list categories."""
+    categories = raw.get("categories")
+    if not categories:
+        return None
+    persons = [category for category in categories if category.get("name") == "person"]
+    if not persons:
+        raise CocoError(f"{name}: no category 'person'; there are {[c.get('name') for c in categories]}")
+    for category in persons:
+        names = category.get("keypoints")
+        if names is not None and tuple(names) != KEYPOINT_NAMES:
+            raise CocoError(f"{name}: keypoints must be the 17 of COCO in COCO's order, got {names}")
+    return {category["id"] for category in persons}
+
+
+def _image(entry: dict, where: str) -> ImageEntry:
+    if not isinstance(entry, dict):
+        raise CocoError(f"{where} must be an object, got {type(entry).__name__}")
+    for key, kind in (("id", int), ("file_name", str), ("width", int), ("height", int)):
+        if not isinstance(entry.get(key), kind):
+            raise CocoError(f"{where}: {key} must be {kind.__name__}, got {entry.get(key)!r}")
+    if entry["width"] < 1 or entry["height"] < 1:
+        raise CocoError(f"{where}: size must be at least 1 x 1 px, got {entry['width']} x {entry['height']}")
+    return ImageEntry(entry["id"], entry["file_name"], entry["width"], entry["height"])
+
+
+def _person(annotation: dict, where: str) -> dict[str, np.ndarray]:
+    k = NUM_KEYPOINTS
+    x, y, w, h = _numbers(annotation, "bbox", 4, where)
+    labels = np.zeros((k, 3))
+    if annotation.get("keypoints"):
+        labels = _numbers(annotation, "keypoints", 3 * k, where).reshape(k, 3)
+    visibility = labels[:, 2]
+    if not np.isin(visibility, (0, 1, 2, 3)).all():
+        raise CocoError(f"{where}: visibility must be 0, 1, 2 or 3, got {visibility.tolist()}")
+    area = annotation.get("area")
+    if area is None:
+        area = AREA_PER_BOX * w * h
+    if not isinstance(area, (int, float)) or not np.isfinite(area) or area < 0:
+        raise CocoError(f"{where}: area must be a number >= 0, got {area!r}")
+    weights, pad = np.ones(k), np.full(k, np.nan)
+    if "keypoint_weights" in annotation:
+        weights = _numbers(annotation, "keypoint_weights", k, where)
+        if ((weights < 0) | (weights > 1)).any():
+            raise CocoError(f"{where}: keypoint_weights must lie in 0 .. 1, got {weights.tolist()}")
+    if "pad_to_contain" in annotation:
+        pad = _numbers(annotation, "pad_to_contain", k, where)
+    return {
+        "image_id": annotation["image_id"],
+        "bbox": np.array([x, y, x + w, y + h]),
+        "area": np.array(area, dtype=float),
+        "keypoints": labels[:, :2],
+        "visibility": visibility,
+        "weights": weights * (visibility > UNLABELLED),
+        "pad_to_contain": pad,
+    }
+
+
+def _numbers(annotation: dict, key: str, count: int, where: str) -> np.ndarray:
+    try:
+        values = np.array(annotation[key], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):
+        values = np.array([np.nan])
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise CocoError(f"{where}: {key} must be {count} finite numbers, got {annotation.get(key)!r}")
+    return values
+
+
+def _reason_to_skip(annotation: dict, person: dict[str, np.ndarray], image: ImageEntry) -> str | None:
+    if annotation.get("iscrowd"):
+        return CROWD
+    x0, y0, x1, y1 = person["bbox"]
+    if x1 <= x0 or y1 <= y0:
+        return EMPTY_BOX
+    if x1 <= 0 or y1 <= 0 or x0 >= image.width or y0 >= image.height:
+        return BOX_OUTSIDE
+    if not (person["visibility"] > UNLABELLED).any():
+        return NO_KEYPOINTS
+    return None
