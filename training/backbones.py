@@ -1,0 +1,142 @@
+"""The two feature extractors: the plain vision transformer of the paper and a small residual network.
+
+A backbone maps normalised images (B, 3, H, W) to a list of feature maps, finest first.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Padding of the patch convolution. With it the tokens of a 256 x 192 input start 2 px outside and the last two rows
+# and columns are never seen; official weights were trained so.
+PATCH, PATCH_PADDING = 16, 2
+
+
+class DropPath(nn.Module):
+    """Leaves out a residual branch for a random part of the batch while training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0 or not self.training:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device, dtype=x.dtype) >= self.rate
+        return x * keep / (1 - self.rate)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an exact GELU; the odd nesting is the official layout."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Sequential(nn.Linear(dim, hidden), nn.GELU()), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class TransformerLayer(nn.Module):
+    def __init__(self, dim: int, heads: int, hidden: int, drop_path: float) -> None:
+        super().__init__()
+        self.ln1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.ln2 = nn.LayerNorm(dim, eps=1e-6)
+        self.ffn = FeedForward(dim, hidden)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.ln1(x)))
+        return x + self.drop_path(self.ffn(self.ln2(x)))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(3, dim, PATCH, PATCH, PATCH_PADDING)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.projection(images).flatten(2).transpose(1, 2)
+
+
+class VisionTransformer(nn.Module):
+    """ViT without a class token: one feature map (B, dim, H/16, W/16)."""
+
+    def __init__(
+        self, input_size: tuple[int, int], dim: int, depth: int, heads: int, hidden: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.grid = input_size[1] // PATCH, input_size[0] // PATCH
+        self.channels = [dim]
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dim))
+        self.patch_embed = PatchEmbed(dim)
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.layers = nn.ModuleList(TransformerLayer(dim, heads, hidden, rate) for rate in rates)
+        self.ln1 = nn.LayerNorm(dim, eps=1e-6)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.patch_embed(images) + self.pos_embed
+        for layer in self.layers:
+            x = layer(x)
+        return [self.ln1(x).transpose(1, 2).reshape(-1, self.channels[0], *self.grid)]
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class ResidualBlock(nn.Module):
+    """Two dense 3 x 3 convolutions: on CPUs and in TensorRT they reach far more of the peak than depthwise ones."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = conv_bn_relu(width, width)
+        self.conv2 = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.conv2(self.conv1(x)))
+
+
+class ConvNet(nn.Module):
+    """Residual stages at strides 4, 8, 16, 32: four feature maps, finest first."""
+
+    def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels = list(widths)
+        self.stem = conv_bn_relu(3, max(16, widths[0] // 2), stride=2)
+        inputs = max(16, widths[0] // 2)
+        self.stages = nn.ModuleList()
+        for width, depth in zip(widths, depths):
+            blocks = [ResidualBlock(width) for _ in range(depth)]
+            self.stages.append(nn.Sequential(conv_bn_relu(inputs, width, stride=2), *blocks))
+            inputs = width
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = self.stem(images), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
