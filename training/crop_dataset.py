@@ -25,15 +25,21 @@ IMAGE_UNREADABLE = "image cannot be read"
 class CropPolicy:
     """How to cut; the defaults bring the domain of COCO images near the paper's CropCOCO row.
 
-    kept, context: see :func:`crop_augment`; the rectangle is drawn around one random person of the image.
+    crops: cropped copies of an image at most, each around another random person.
+    kept, context: see :func:`crop_augment`.
     min_box: least share of a person's bbox that must stay in the image, min_keypoints: least number of labelled
     keypoints; a person with less is dropped.
     """
 
+    crops: int = 3
     kept: tuple[float, float] = (0.7, 0.85)
     context: float = 1.0
     min_box: float = 0.3
     min_keypoints: int = 3
+
+    def __post_init__(self) -> None:
+        if self.crops < 1:
+            raise ValueError(f"crops must be at least 1, got {self.crops}")
 
 
 def crop_person(
@@ -55,8 +61,7 @@ def crop_person(
     visibility = np.where(labelled & hidden, OUTSIDE_IMAGE, visibility)
     bbox_xywh = np.concatenate([bbox[:2] - origin, sides])
     return {
-        "id": int(dataset.ids[person]),
-        "image_id": int(dataset.image_ids[person]),
+        "source_id": int(dataset.ids[person]),
         "category_id": 1,
         "iscrowd": 0,
         "bbox": bbox_xywh.round(2).tolist(),
@@ -73,7 +78,8 @@ def crop_dataset(
 ) -> CocoKeypoints:
     """Write ``out/annotations.json`` and ``out/images/``; returns the new set, its ``skipped`` counts everything left out.
 
-    Each image has its own random stream, so that its crop does not depend on the other images.
+    Each image has its own random stream, so that its crops do not depend on the other images. An image's ``source`` names
+    the photograph it is cut from: crops of one photograph are not independent.
     """
     dataset = read_coco(annotations)
     folder = Path(out) / "images"
@@ -91,20 +97,21 @@ def crop_dataset(
             skipped[IMAGE_UNREADABLE] += len(here)
             continue
         rng = np.random.default_rng((seed, abs(entry.id)))
-        x0, y0, x1, y1 = rectangle = crop_augment(
-            image.shape, dataset.bboxes[rng.choice(here)], rng, policy.kept, policy.context
-        )
-        cropped = [crop_person(dataset, person, rectangle, policy) for person in here]
-        skipped[TOO_LITTLE_LEFT] += cropped.count(None)
-        cropped = [person for person in cropped if person]
-        if not cropped:
-            continue
-        file_name = f"{entry.id:012d}.jpg"
-        if not cv2.imwrite(str(folder / file_name), image[y0:y1, x0:x1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
-            raise OSError(f"{folder / file_name}: cannot be written")
-        size = {"width": x1 - x0, "height": y1 - y0}
-        entries.append({"id": entry.id, "file_name": file_name, **size, "source": entry.file_name, "crop": rectangle})
-        persons += cropped
+        for anchor in rng.permutation(here)[: policy.crops]:
+            rectangle = crop_augment(image.shape, dataset.bboxes[anchor], rng, policy.kept, policy.context)
+            cropped = [crop_person(dataset, person, rectangle, policy) for person in here]
+            skipped[TOO_LITTLE_LEFT] += cropped.count(None)
+            cropped = [person for person in cropped if person]
+            if not cropped:
+                continue
+            image_id = len(entries) + 1
+            file_name = f"{image_id:06d}.jpg"
+            x0, y0, x1, y1 = rectangle
+            if not cv2.imwrite(str(folder / file_name), image[y0:y1, x0:x1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                raise OSError(f"{folder / file_name}: cannot be written")
+            size = {"width": x1 - x0, "height": y1 - y0}
+            entries.append({"id": image_id, "file_name": file_name, **size, "source": entry.file_name, "crop": rectangle})
+            persons += [{"id": len(persons) + n, "image_id": image_id, **p} for n, p in enumerate(cropped, 1)]
     if not persons:
         raise CocoError(f"{annotations}: no person is left; skipped: {dict(skipped)}")
     content = {

@@ -13,6 +13,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
     parser.add_argument("--out", required=True, metavar="DIR", help="gets annotations.json and images/")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same set (default: %(default)s)")
+    parser.add_argument("--crops", type=int, metavar="N", help="cropped copies of an image at most")
     parser.add_argument(
         "--kept", type=float, nargs=2, metavar=("LOW", "HIGH"), help="share of the person's box kept per side"
     )
@@ -25,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.seed < 0:
         raise ValueError(f"--seed must be at least 0, got {args.seed}")
-    policy = CropPolicy(kept=tuple(args.kept)) if args.kept else CropPolicy()
+    chosen = {"kept": args.kept and tuple(args.kept), "crops": args.crops}
+    policy = CropPolicy(**{name: value for name, value in chosen.items() if value is not None})
     dataset = crop_dataset(args.annotations, args.images, args.out, args.seed, policy)
     print(f"{args.out}/{ANNOTATIONS}: {len(dataset.images)} images, {dataset.skip_report()}")
     print("\nWhere the annotated keypoints lie, in percent:")
