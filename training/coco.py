@@ -14,7 +14,7 @@ from probpose_ros.codec import AREA_PER_BOX
 from probpose_ros.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
 from probpose_training.crop_augmentation import UNLABELLED
 
-# Why an annotation is not a usable person; the keys of CocoKeypoints.skipped.
+# Why an annotation is not a usable person.
 CROWD = "crowd"
 OTHER_CATEGORY = "not a person"
 NO_KEYPOINTS = "no labelled keypoint"
@@ -44,7 +44,7 @@ class CocoKeypoints:
     annotated, so they may leave the image. areas: (P,) px^2. keypoints: (P, K, 2) image px; may lie outside the image.
     visibility: (P, K) int: 0 unlabelled, 1 labelled, 2 visible, 3 outside the image. weights: (P, K) in [0, 1], key
     ``keypoint_weights``; 1 where labelled if it is missing, always 0 where unlabelled. pad_to_contain: (P, K), NaN where
-    the file does not give it. skipped: annotations left out, by reason. raw: the file's content.
+    the file does not give it. left_out: reason by annotation id, for those that are no usable person. raw: the file.
     """
 
     images: dict[int, ImageEntry]
@@ -56,17 +56,51 @@ class CocoKeypoints:
     visibility: np.ndarray
     weights: np.ndarray
     pad_to_contain: np.ndarray
-    skipped: dict[str, int]
+    left_out: dict[int, str]
     raw: dict = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def skip_report(self) -> str:
-        """One line: ``205 persons; skipped 3: crowd 2, box without area 1``."""
-        total = sum(self.skipped.values())
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
-        return f"{len(self)} persons; skipped {total}" + (f": {reasons}" if total else "")
+    @property
+    def skipped(self) -> Counter[str]:
+        """How many annotations were left out, by reason."""
+        return Counter(self.left_out.values())
+
+    def for_evaluation(self, image_ids: set[int]) -> dict:
+        """COCO content to score against: these images, with the keys that evaluators need.
+
+        Usable persons, and those that evaluators ignore rather than miss: crowds and persons without labels.
+        """
+        annotations = []
+        for annotation in self.raw["annotations"]:
+            reason = self.left_out.get(annotation["id"])
+            if annotation["image_id"] not in image_ids or reason not in (None, CROWD, NO_KEYPOINTS):
+                continue
+            keypoints = annotation.get("keypoints") or [0] * 3 * NUM_KEYPOINTS
+            area = annotation.get("area")
+            annotations.append(
+                {
+                    **annotation,
+                    "category_id": 1,
+                    "keypoints": keypoints,
+                    "num_keypoints": sum(v > UNLABELLED for v in keypoints[2::3]),
+                    "area": AREA_PER_BOX * annotation["bbox"][2] * annotation["bbox"][3] if area is None else area,
+                    "iscrowd": annotation.get("iscrowd", 0),
+                }
+            )
+        images = [image for image in self.raw["images"] if image["id"] in image_ids]
+        return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+
+
+def skip_report(persons: int, skipped: Counter[str]) -> str:
+    """One line.
+
+    >>> skip_report(205, Counter({"crowd": 2}))
+    '205 persons; skipped 2: crowd 2'
+    """
+    reasons = ", ".join(f"{reason} {count}" for reason, count in skipped.items() if count)
+    return f"{persons} persons; skipped {sum(skipped.values())}" + (f": {reasons}" if reasons else "")
 
 
 def read_coco(path: str | Path) -> CocoKeypoints:
@@ -95,7 +129,7 @@ def parse_coco(raw: dict, name: str = "annotations") -> CocoKeypoints:
             raise CocoError(f"{name}: image id {image.id} occurs twice")
         images[image.id] = image
 
-    skipped: Counter[str] = Counter()
+    left_out: dict[int, str] = {}
     persons: dict[int, dict[str, np.ndarray]] = {}
     seen: set[int] = set()
     for number, annotation in enumerate(raw["annotations"]):
@@ -108,11 +142,11 @@ def parse_coco(raw: dict, name: str = "annotations") -> CocoKeypoints:
         if annotation.get("image_id") not in images:
             raise CocoError(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
         if person_categories is not None and annotation.get("category_id") not in person_categories:
-            skipped[OTHER_CATEGORY] += 1
+            left_out[annotation["id"]] = OTHER_CATEGORY
             continue
         person = _person(annotation, where)
         if reason := _reason_to_skip(annotation, person, images[annotation["image_id"]]):
-            skipped[reason] += 1
+            left_out[annotation["id"]] = reason
         else:
             persons[annotation["id"]] = person
 
@@ -130,7 +164,7 @@ def parse_coco(raw: dict, name: str = "annotations") -> CocoKeypoints:
         visibility=column("visibility", k).astype(int),
         weights=column("weights", k),
         pad_to_contain=column("pad_to_contain", k),
-        skipped=dict(skipped),
+        left_out=left_out,
         raw=raw,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from probpose_ros.skeleton import EDGES, KEYPOINT_NAMES
-from probpose_training.coco import CocoError, CocoKeypoints, parse_coco, read_coco, read_image
+from probpose_training.coco import CocoError, CocoKeypoints, parse_coco, read_coco, read_image, skip_report
 from probpose_training.crop_augmentation import OUTSIDE_IMAGE, UNLABELLED, clip_bbox, crop_augment, outside
 from probpose_training.metrics.exoks import min_padding
 
@@ -75,8 +75,8 @@ def crop_person(
 
 def crop_dataset(
     annotations: str | Path, images: str | Path, out: str | Path, seed: int, policy: CropPolicy = CropPolicy()
-) -> CocoKeypoints:
-    """Write ``out/annotations.json`` and ``out/images/``; returns the new set, its ``skipped`` counts everything left out.
+) -> tuple[CocoKeypoints, Counter[str]]:
+    """Write ``out/annotations.json`` and ``out/images/``; returns the new set, and what was left out, counted by reason.
 
     Each image has its own random stream, so that its crops do not depend on the other images. An image's ``source`` names
     the photograph it is cut from: crops of one photograph are not independent.
@@ -84,7 +84,7 @@ def crop_dataset(
     dataset = read_coco(annotations)
     folder = Path(out) / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    skipped = Counter(dataset.skipped)
+    skipped = dataset.skipped
     entries, persons = [], []
     for entry in tqdm(dataset.images.values(), unit="image", desc="crop"):
         here = np.flatnonzero(dataset.image_ids == entry.id)
@@ -113,7 +113,7 @@ def crop_dataset(
             entries.append({"id": image_id, "file_name": file_name, **size, "source": entry.file_name, "crop": rectangle})
             persons += [{"id": len(persons) + n, "image_id": image_id, **p} for n, p in enumerate(cropped, 1)]
     if not persons:
-        raise CocoError(f"{annotations}: no person is left; skipped: {dict(skipped)}")
+        raise CocoError(f"{annotations}: no person is left; {skip_report(0, skipped)}")
     content = {
         "info": {"description": "Cropped images; v = 3: outside the image", "seed": seed, "policy": vars(policy)},
         "images": entries,
@@ -123,6 +123,4 @@ def crop_dataset(
         ],
     }
     (Path(out) / ANNOTATIONS).write_text(json.dumps(content))
-    written = parse_coco(content, str(Path(out) / ANNOTATIONS))
-    written.skipped.update({reason: count for reason, count in skipped.items() if count})
-    return written
+    return parse_coco(content, str(Path(out) / ANNOTATIONS)), skipped

@@ -21,6 +21,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from probpose_training.coco import skip_report
     from probpose_training.crop_dataset import ANNOTATIONS, CropPolicy, crop_dataset
     from probpose_training.domain import domain, domain_table
 
@@ -28,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--seed must be at least 0, got {args.seed}")
     chosen = {"kept": args.kept and tuple(args.kept), "crops": args.crops}
     policy = CropPolicy(**{name: value for name, value in chosen.items() if value is not None})
-    dataset = crop_dataset(args.annotations, args.images, args.out, args.seed, policy)
-    print(f"{args.out}/{ANNOTATIONS}: {len(dataset.images)} images, {dataset.skip_report()}")
+    dataset, skipped = crop_dataset(args.annotations, args.images, args.out, args.seed, policy)
+    print(f"{args.out}/{ANNOTATIONS}: {len(dataset.images)} images, {skip_report(len(dataset), skipped)}")
     print("\nWhere the annotated keypoints lie, in percent:")
     print(domain_table("this set", domain(dataset)))
     return 0
