@@ -2,6 +2,7 @@
 
 from typing import Any
 
+__version__ = "0.1.0"
 __all__ = ["Pipeline", "PipelineConfig"]
 
 

@@ -1,0 +1,69 @@
+"""``probpose``: one command line. Its commands are the entry points of the group ``probpose.commands``.
+
+Every command is a module with ``register(subparsers)``, which adds a parser and sets its default ``run``: a function from
+the parsed arguments to the exit status. So training can add commands although the run time never imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from probpose_ros import __version__
+
+GROUP = "probpose.commands"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status, 2 for a wrong input, told in one line."""
+    args = make_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if args.traceback:
+            raise
+        print(f"probpose: error: {error}", file=sys.stderr)
+        if isinstance(error, ModuleNotFoundError):
+            print("`probpose doctor` shows what is missing and how to install it", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="probpose", description="Human keypoints with presence probability and uncertainty regions."
+    )
+    parser.add_argument("--version", action="version", version=f"probpose {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="on an error, show where in the code it happened")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # A dictionary: an installed package that is also the current folder is found twice.
+    found = {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
+    if not found:
+        parser.error("no commands found; install the package: pip install -e .")
+    for name, entry_point in sorted(found.items()):
+        try:
+            register = entry_point.load()
+        except ImportError as error:
+            _register_unavailable(subparsers, name, error)
+        else:
+            register(subparsers)
+    return parser
+
+
+def _register_unavailable(subparsers: argparse._SubParsersAction, name: str, error: ImportError) -> None:
+    """The command stays in the list; called with whatever arguments, it tells what is missing."""
+
+    def run(args: argparse.Namespace) -> int:
+        raise error
+
+    # No argument starts with this prefix, so all of them, --help too, are taken as they are.
+    parser = subparsers.add_parser(name, help=f"not available: {error}", prefix_chars="\0", add_help=False)
+    parser.add_argument("arguments", nargs="*")
+    parser.set_defaults(run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
