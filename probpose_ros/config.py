@@ -115,6 +115,7 @@ class NodeConfig(Options):
     """Topics and behaviour of the ROS node; the pipeline's options stand beside these."""
 
     cameras: list[str] = option([], "Names of cameras served by this node; empty: one camera, topics without a prefix")
+    autostart: bool = option(True, "Configure and activate at once; false: wait for lifecycle transitions (the launch file's way)")
     compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage instead of Image")
     status_rate: float = option(10.0, "Heartbeat on ~status, Hz", minimum=1.0, maximum=100.0)
     no_image_hint_after: float = option(
@@ -123,6 +124,10 @@ class NodeConfig(Options):
     stale_after: float = option(
         0.1, "Seconds without a result after which the state is STALE (or three frame times, if longer)",
         minimum=0.02, maximum=10.0, runtime=True,
+    )  # fmt: skip
+    polygons: bool = option(
+        False, "Fill in Region.polygon of the keypoints (ellipses and zones are always there; polygons cost about 1 ms a person)",
+        runtime=True,
     )  # fmt: skip
     marker_depth: float = option(
         1.0, "Distance in metres at which markers are drawn in the camera's frame", minimum=0.1, maximum=100.0, runtime=True

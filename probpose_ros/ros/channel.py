@@ -1,0 +1,233 @@
+"""One camera of the node: its topics, its counts, its state."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from probpose_msgs.msg import PersonPoseArray, Status, ZoneArray
+from rclpy.node import Node
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
+
+from probpose_ros.config import NodeConfig
+from probpose_ros.draw import draw
+from probpose_ros.pipeline import Pipeline
+from probpose_ros.ros import qos
+from probpose_ros.ros.convert import people_message, zones_message
+from probpose_ros.ros.images import bgr_to_image
+from probpose_ros.ros.markers import Pinhole, people_markers
+from probpose_ros.ros.stats import Stats, rate
+from probpose_ros.types import FrameResult, FrameState
+from probpose_ros.zones import person_zone
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What messages say about the loaded models."""
+
+    model: str
+    detector: str
+    backend: str
+    model_hash: str
+    detector_hash: str
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> ModelFacts:
+        pose, detector = pipeline.pose, pipeline.detector
+        hashes = [hashlib.sha256(part.path.read_bytes()).hexdigest() for part in (pose, detector)]
+        return cls(pose.info.name, detector.info.name, pose.session.backend, *hashes)
+
+
+class Channel:
+    """Publishers from the start, subscriptions between ``subscribe`` and ``unsubscribe``."""
+
+    def __init__(self, node: Node, name: str, config: NodeConfig, levels: list[float], facts: ModelFacts) -> None:
+        self.node, self.name, self.config, self.levels, self.facts = node, name, config, levels, facts
+        self.prefix = f"{name}/" if name else ""
+        self.stats = Stats(config.stale_after)
+        self.camera: Pinhole | None = None
+        self.camera_problem = "no camera_info yet"
+        self.sequence = self.status_sequence = 0
+        self.header = Header()  # of the newest image
+        self.subscribed_at: float | None = None
+        self.hinted = False
+        create = node.create_publisher
+        self.keypoints = create(PersonPoseArray, self.prefix + "keypoints", qos.OUTPUT)
+        self.zones = create(ZoneArray, self.prefix + "zones", qos.OUTPUT)
+        self.markers = create(MarkerArray, self.prefix + "markers", qos.OUTPUT)
+        self.overlay = create(Image, self.prefix + "overlay", qos.OVERLAY)
+        self.status = create(Status, self.prefix + "status", qos.heartbeat(config.status_rate))
+        self.publishers = [self.keypoints, self.zones, self.markers, self.overlay, self.status]
+        self.subscriptions: list[Any] = []
+
+    def subscribe(self, put: Callable[[Channel, Any], bool]) -> None:
+        """Hands every image message with its time of arrival to ``put``, which tells whether it dropped another one."""
+
+        def on_image(msg: Image | CompressedImage) -> None:
+            self.stats.arrived(put(self, (msg, time.perf_counter())))
+
+        self.stats = Stats(self.config.stale_after)
+        self.subscribed_at = time.monotonic()
+        self.hinted = False
+        for kind, topic, callback in (
+            (CompressedImage if self.config.compressed else Image, "image", on_image),
+            (CameraInfo, "camera_info", self._on_camera_info),
+        ):
+            name = self.node.resolve_topic_name(self.prefix + topic)
+            self.subscriptions.append(
+                self.node.create_subscription(
+                    kind, self.prefix + topic, callback, qos.sensor_input(),
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                    event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible(name)),
+                )
+            )  # fmt: skip
+
+    def reconfigure(self, config: NodeConfig) -> None:
+        self.config = config
+        self.stats.stale_after = config.stale_after
+
+    def unsubscribe(self) -> None:
+        for subscription in self.subscriptions:
+            self.node.destroy_subscription(subscription)
+        self.subscriptions = []
+        self.subscribed_at = None
+
+    def destroy(self) -> None:
+        self.unsubscribe()
+        for publisher in self.publishers:
+            self.node.destroy_publisher(publisher)
+
+    def publish(self, image: np.ndarray | None, header: Header, result: FrameResult, taken: float) -> None:
+        """Everything that follows from one result. ``taken``: when the image arrived (time.perf_counter)."""
+        self.header = header
+        zones = [person_zone(person) for person in result.people]
+        people = people_message(result, header, self.levels, self.facts.model, self.config.polygons)
+        people.processing_ms = 1e3 * (time.perf_counter() - taken)
+        people.age_ms = self._age_ms(header)
+        if not math.isnan(people.age_ms):
+            result = replace(result, state=self.stats.judge(result.state, people.age_ms))
+        people.state = int(result.state)
+        people.sequence = self.sequence
+        self.keypoints.publish(people)
+
+        advisory = zones_message(result, header, zones, self.config.stale_after)
+        advisory.sequence, advisory.age_ms = self.sequence, people.age_ms
+        self.zones.publish(advisory)
+        self.sequence += 1
+        self.stats.finished(result.state, people.age_ms)
+
+        if self._camera_fits(result) and self.markers.get_subscription_count():
+            config, polygons = self.config, [zone.polygon for zone in zones]
+            self.markers.publish(
+                people_markers(result, polygons, header, self.camera, config.marker_depth, config.marker_lifetime)
+            )
+        if image is not None and self.overlay.get_subscription_count():
+            self.overlay.publish(bgr_to_image(draw(image, result), header))
+
+    def publish_failure(self, msg: Image | CompressedImage, error: Exception, taken: float) -> None:
+        """An image that gave no result still gives a message: state UNKNOWN."""
+        self.stats.failed(f"{type(error).__name__}: {error}")
+        self.node.get_logger().error(f"{self.prefix}image: {error}", throttle_duration_sec=5.0)
+        width, height = getattr(msg, "width", 0), getattr(msg, "height", 0)
+        self.publish(None, msg.header, FrameResult((), width, height, FrameState.UNKNOWN), taken)
+
+    def publish_status(self) -> None:
+        state, age_ms = self.stats.now()
+        if self.subscribed_at is None:
+            state = FrameState.UNKNOWN
+        header = Header(stamp=self.node.get_clock().now().to_msg(), frame_id=self.header.frame_id)
+        stats, facts = self.stats, self.facts
+        self.status.publish(
+            Status(
+                header=header, sequence=self.status_sequence, state=int(state), age_ms=age_ms,
+                received=stats.received, processed=stats.processed, dropped=stats.dropped, errors=stats.errors,
+                message=stats.last_error, model_hash=facts.model_hash, detector_hash=facts.detector_hash,
+            )
+        )  # fmt: skip
+        self.status_sequence += 1
+
+    def diagnostics(self) -> DiagnosticStatus:
+        stats, facts = self.stats, self.facts
+        state, age_ms = stats.now()
+        if self.subscribed_at is None:
+            level, message = DiagnosticStatus.OK, "inactive"
+        elif state == FrameState.STALE:
+            level, message = DiagnosticStatus.STALE, f"newest result is {age_ms:.0f} ms old"
+        elif stats.received == 0:
+            level, message = DiagnosticStatus.WARN, f"no image on {self.node.resolve_topic_name(self.prefix + 'image')}"
+        elif state == FrameState.UNKNOWN:
+            level, message = DiagnosticStatus.ERROR, stats.last_error or "no usable result"
+        else:
+            level, message = DiagnosticStatus.OK, state.name
+        p50, p99 = stats.age_percentiles()
+        values = {
+            "state": state.name, "input rate (Hz)": f"{rate(stats.inputs):.1f}", "output rate (Hz)": f"{rate(stats.outputs):.1f}",
+            "image age p50 (ms)": f"{p50:.1f}", "image age p99 (ms)": f"{p99:.1f}", "received": stats.received,
+            "processed": stats.processed, "dropped": stats.dropped, "errors": stats.errors, "last error": stats.last_error,
+            "camera_info": self.camera_problem or "valid", "backend": facts.backend, "model": facts.model,
+            "model sha256": facts.model_hash, "detector": facts.detector, "detector sha256": facts.detector_hash,
+            "calibration": "none",
+        }  # fmt: skip
+        return DiagnosticStatus(
+            level=level, name=f"{self.node.get_fully_qualified_name()}: {self.name or 'image'}", message=message,
+            hardware_id=self.name, values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+        )  # fmt: skip
+
+    def hint(self) -> None:
+        """Once, when no image has come for a while: what there is to subscribe to, and how."""
+        if self.subscribed_at is None or self.hinted or self.stats.received:
+            return
+        if time.monotonic() - self.subscribed_at >= self.config.no_image_hint_after:
+            self.hinted = True
+            self.node.get_logger().warning(qos.no_image_hint(self.node, self.prefix + "image", self.config))
+
+    def _age_ms(self, header: Header) -> float:
+        stamp = Time.from_msg(header.stamp).nanoseconds
+        return (self.node.get_clock().now().nanoseconds - stamp) / 1e6 if stamp else math.nan
+
+    def _on_camera_info(self, info: CameraInfo) -> None:
+        try:
+            self.camera, problem = Pinhole.from_camera_info(info), ""
+        except ValueError as error:
+            self.camera, problem = None, str(error)
+        self._set_camera_problem(problem)
+
+    def _camera_fits(self, result: FrameResult) -> bool:
+        """Whether markers in metres are possible; says once why not."""
+        size = (result.image_width, result.image_height)
+        if self.camera is None:
+            self._set_camera_problem(self.camera_problem)
+            return False
+        camera_size = (self.camera.width, self.camera.height)
+        fits = size == camera_size
+        self._set_camera_problem("" if fits else f"camera_info is for {camera_size} px, the images have {size} px")
+        return fits
+
+    def _set_camera_problem(self, problem: str) -> None:
+        if problem and (problem != self.camera_problem or not self._problem_said):
+            self._problem_said = True
+            self.node.get_logger().warning(f"{self.prefix}markers are not published: {problem}")
+        self.camera_problem = problem
+
+    _problem_said = False
+
+    def _on_incompatible(self, topic: str) -> Callable[[Any], None]:
+        def log(event: Any) -> None:
+            self.node.get_logger().error(qos.incompatible_hint(topic, event.last_policy_kind))
+
+        return log

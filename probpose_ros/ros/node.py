@@ -1,0 +1,174 @@
+"""The ROS node: convert, call, publish. `ros2 run probpose_ros pose_node`, or `ros2 launch probpose_ros pose.launch.py`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from probpose_msgs.msg import SkeletonInfo
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+
+from probpose_ros.config import ConfigError, NodeConfig, PipelineConfig
+from probpose_ros.pipeline import Pipeline
+from probpose_ros.ros import parameters, qos
+from probpose_ros.ros.channel import Channel, ModelFacts
+from probpose_ros.ros.convert import skeleton_message
+from probpose_ros.ros.heartbeat import Heartbeat
+from probpose_ros.ros.images import ImageError, image_to_bgr
+from probpose_ros.ros.lifecycle import SafeLifecycleNode
+from probpose_ros.ros.worker import Worker
+
+STOP_TIMEOUT = 0.7  # seconds for the frame in hand when deactivating; the whole process has to end within 1 s
+
+
+class PoseNode(SafeLifecycleNode):
+    """configure: load the models, create publishers. activate: subscribe. deactivate and cleanup: the reverse.
+
+    Threads: the executor's puts newest images into slots; the worker's owns the pipeline and publishes results; the
+    heartbeat's publishes status and diagnostics whatever the others do.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("pose_node", **kwargs)
+        self.pipeline_config, self.config = parameters.declare(self)
+        parameters.on_change(self, self._reconfigure)
+        self.pipeline: Pipeline | None = None
+        self.channels: list[Channel] = []
+        self.worker: Worker | None = None
+        self.heartbeat: Heartbeat | None = None
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self.pipeline = pipeline = Pipeline(self.pipeline_config)
+            warm_up(pipeline)
+        except (ValueError, OSError, ImportError) as error:
+            self.get_logger().fatal(f"cannot configure: {error}")
+            self.pipeline = None
+            return TransitionCallbackReturn.FAILURE
+        facts = ModelFacts.of(pipeline)
+        levels = self.pipeline_config.levels
+        self.channels = [Channel(self, name, self.config, levels, facts) for name in self.config.cameras or [""]]
+        self.skeleton = self.create_publisher(SkeletonInfo, "skeleton_info", qos.LATCHED)
+        self.skeleton.publish(skeleton_message(facts.model))
+        self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.OUTPUT)
+        self.heartbeat = Heartbeat(1 / self.config.status_rate, self._beat, self._on_error)
+        self.get_logger().info(f"ready: {facts.detector} and {facts.model} on {facts.backend}")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.worker = Worker(self._process, self._on_error)
+        for channel in self.channels:
+            channel.subscribe(self.worker.put)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        for channel in self.channels:
+            channel.unsubscribe()
+        if self.worker is not None and not self.worker.stop(STOP_TIMEOUT):
+            self.get_logger().error("the worker hangs; it is left behind and will publish nothing more")
+        self.worker = None
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+            self.destroy_publisher(self.skeleton)
+            self.destroy_publisher(self.diagnostics)
+        for channel in self.channels:
+            channel.destroy()
+        self.channels, self.heartbeat, self.pipeline = [], None, None
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.on_deactivate(state)
+        return self.on_cleanup(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.on_shutdown(state)
+
+    def _process(self, newest: dict[Channel, tuple[Any, float]]) -> None:
+        """Worker thread: the newest image of every camera in one batch."""
+        worker, batch = self.worker, []
+        for channel, (msg, arrived) in newest.items():
+            try:
+                batch.append((channel, msg, arrived, image_to_bgr(msg)))
+            except ImageError as error:
+                channel.publish_failure(msg, error, arrived)
+        for (channel, msg, arrived, image), result in zip(batch, self._results(batch)):
+            if worker is None or worker.stopping:
+                return
+            if isinstance(result, Exception):
+                channel.publish_failure(msg, result, arrived)
+            else:
+                channel.publish(image, msg.header, result, arrived)
+
+    def _results(self, batch: list[Any]) -> list[Any]:
+        """A FrameResult or an exception for every image: one camera's fault does not stop the others."""
+        images = [image for *_, image in batch]
+        try:
+            return self.pipeline.process(images) if images else []
+        except Exception as error:
+            if len(batch) == 1:
+                return [error]
+            return [self._results([one])[0] for one in batch]
+
+    def _beat(self, count: int) -> None:
+        for channel in self.channels:
+            channel.publish_status()
+            channel.hint()
+        if count % max(1, round(self.config.status_rate)) == 0:
+            msg = DiagnosticArray(status=[channel.diagnostics() for channel in self.channels])
+            msg.header.stamp = self.get_clock().now().to_msg()
+            self.diagnostics.publish(msg)
+
+    def _reconfigure(self, pipeline_config: PipelineConfig, config: NodeConfig) -> None:
+        if self.pipeline is not None:
+            self.pipeline.reconfigure(pipeline_config)
+        self.pipeline_config, self.config = pipeline_config, config
+        for channel in self.channels:
+            channel.reconfigure(config)
+
+    def _on_error(self, error: Exception) -> None:
+        if self.context.ok():  # at shutdown the context goes first
+            self.get_logger().error(f"{type(error).__name__}: {error}", throttle_duration_sec=5.0)
+
+
+def warm_up(pipeline: Pipeline) -> None:
+    """One run of each network: the first is slow, and a model that cannot run says so here."""
+    (width, height), (crop_width, crop_height) = pipeline.detector.info.input_size, pipeline.pose.info.input_size
+    pipeline.detector([np.zeros((height, width, 3), np.uint8)])
+    pipeline.pose(np.zeros((1, crop_height, crop_width, 3), np.uint8))
+
+
+def main(args: list[str] | None = None) -> int:
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = PoseNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if node.config.autostart:
+            for transition in (node.trigger_configure, node.trigger_activate):
+                if transition() != TransitionCallbackReturn.SUCCESS:
+                    return 1
+        executor.spin()
+    except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+        rclpy.logging.get_logger("pose_node").fatal(str(error))
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.on_shutdown(None)
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
