@@ -77,22 +77,20 @@ class Detector:
         self.session = load(self.path, backend, threads)
         self.info: DetectorInfo = from_json(self.session.metadata.get(METADATA_KEY), "detector", str(self.path))
         self.threshold, self.iou, self.max_people = threshold, iou, max_people
-        width, height = self.info.input_size
-        check_tensors(
-            self.path, self.session,
-            {"image": TensorSpec(("B", height, width, 3), np.dtype(np.uint8))},
-            {"boxes": TensorSpec(("B", None, 4), np.dtype(np.float32)), "scores": TensorSpec(("B", None), np.dtype(np.float32))},
-        )  # fmt: skip
+        (width, height), float32 = self.info.input_size, np.dtype(np.float32)
+        inputs = {"image": TensorSpec(("B", height, width, 3), np.dtype(np.uint8))}
+        outputs = {"boxes": TensorSpec(("B", None, 4), float32), "scores": TensorSpec(("B", None), float32)}
+        check_tensors(self.path, self.session, inputs, outputs)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detections of every image (H, W, 3) uint8 BGR; the images may differ in size."""
         if not images:
             return []
-        canvases, scales = zip(*(letterbox(image, self.info.input_size) for image in images))
+        canvases, scales = zip(*(letterbox(image, self.info.input_size) for image in images), strict=True)
         result = self.session.run(np.stack(canvases))
         return [
             self._select(boxes, scores, scale, image.shape)
-            for boxes, scores, scale, image in zip(result["boxes"], result["scores"], scales, images)
+            for boxes, scores, scale, image in zip(result["boxes"], result["scores"], scales, images, strict=True)
         ]
 
     def _select(self, boxes: np.ndarray, scores: np.ndarray, scale: float, shape: tuple[int, ...]) -> Detections:

@@ -93,7 +93,7 @@ def _draw_joints(pen: _Pen, person: Person) -> None:
     for ellipse, state in _shown_regions(person):
         pen.outline(_ellipse_points(ellipse), COLORS[state], max(1, round(pen.unit * 0.8)))
     radius = pen.person_unit(person) * 3.2
-    for point, state in zip(person.keypoints, person.states):
+    for point, state in zip(person.keypoints, person.states, strict=True):
         color = COLORS[KeypointState(state)]
         if not np.isfinite(point).all():
             continue
@@ -112,7 +112,7 @@ def _shown_regions(person: Person) -> list[tuple[np.ndarray, KeypointState]]:
     ellipses = person.regions.ellipses[:, int(np.argmax(person.regions.levels))]
     shown = [
         (ellipse, KeypointState(state))
-        for ellipse, state in zip(ellipses, person.states)
+        for ellipse, state in zip(ellipses, person.states, strict=True)
         if state in (KeypointState.IN, KeypointState.IN_OR_OUT) and np.isfinite(ellipse).all()
     ]
     return sorted(shown, key=lambda pair: -pair[0][2] * pair[0][3])
@@ -145,8 +145,8 @@ def _region_text(frame: FrameResult) -> str:
     regions = next((person.regions for person in frame.people if person.regions is not None), None)
     if regions is None:
         return ""
-    promise = {RegionKind.UNKNOWN: "of the map, not calibrated", RegionKind.MARGINAL: "region", RegionKind.PAC: "region (PAC)"}
-    return f"ellipse: {100 * regions.levels.max():.0f} % {promise[regions.kind]}"
+    promise = "of the map, not calibrated" if regions.kind == RegionKind.UNKNOWN else f"region ({regions.kind.name})"
+    return f"ellipse: {100 * regions.levels.max():.0f} % {promise}"
 
 
 class _Pen:
@@ -199,7 +199,7 @@ class _Pen:
 
     def dashed_box(self, box: np.ndarray, color: tuple, thickness: float) -> None:
         corners = _box_corners(box)
-        for a, b in zip(corners, np.roll(corners, -1, axis=0)):
+        for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
             self.dashed(np.array([a, b]), color, thickness)
 
     def dashed(self, ends: np.ndarray, color: tuple, thickness: float) -> None:

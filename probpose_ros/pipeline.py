@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -19,14 +19,21 @@ from probpose_ros.types import Detections, FrameResult, FrameState, KeypointStat
 class Pipeline:
     """Detector, pose network and regions, loaded once.
 
+    detector: finds the people instead of the configured one, for boxes that are known already; from images to
+    Detections of each.
+
     >>> pipeline = Pipeline()                    # doctest: +SKIP
     >>> people = pipeline(image).people          # doctest: +SKIP
     """
 
-    def __init__(self, config: PipelineConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig | None = None,
+        detector: Callable[[Sequence[np.ndarray]], list[Detections]] | None = None,
+    ) -> None:
         self.config = config = config or PipelineConfig()
         _check_thresholds(config)
-        self.detector = Detector(
+        self.detector = detector or Detector(
             config.detector, config.detector_threshold, config.detector_iou, config.max_people,
             config.backend, config.threads,
         )  # fmt: skip
@@ -60,7 +67,7 @@ class Pipeline:
         clock.lap("pose")
 
         frames, first = [], 0
-        for image, found, its_transforms in zip(images, detections, transforms):
+        for image, found, its_transforms in zip(images, detections, transforms, strict=True):
             people = self._people(found, its_transforms, _rows(poses, first, len(found)), config)
             first += len(found)
             state = FrameState.OK if people else FrameState.NO_PERSON_DETECTED
@@ -83,8 +90,8 @@ class Pipeline:
     def _crops(self, images: Sequence[np.ndarray], transforms: list[list[CropTransform]]) -> np.ndarray:
         width, height = self.pose.info.input_size
         crops = np.empty((sum(map(len, transforms)), height, width, 3), np.uint8)
-        pairs = [(image, transform) for image, its in zip(images, transforms) for transform in its]
-        for crop, (image, transform) in zip(crops, pairs):
+        pairs = [(image, transform) for image, its in zip(images, transforms, strict=True) for transform in its]
+        for crop, (image, transform) in zip(crops, pairs, strict=True):
             transform.warp(image, out=crop)
         return crops
 

@@ -38,9 +38,8 @@ class PoseModel:
         outputs.update({name: TensorSpec(("N", k), float32) for name in _SCALARS})
         if "probmap" in self.session.outputs:
             outputs["probmap"] = TensorSpec(("N", k, h, w), float32)
-        check_tensors(
-            self.path, self.session, {"image": TensorSpec(("N", height, width, 3), np.dtype(np.uint8))}, outputs
-        )
+        inputs = {"image": TensorSpec(("N", height, width, 3), np.dtype(np.uint8))}
+        check_tensors(self.path, self.session, inputs, outputs)
 
     def __call__(self, crops: np.ndarray) -> PoseOutput:
         """Keypoints of crops (N, H, W, 3) uint8 BGR; N may be 0."""

@@ -77,7 +77,8 @@ def _regions_to_dicts(regions: Regions, k: int) -> list[dict[str, Any]]:
         x, y, major, minor, theta = regions.ellipses[k, j].tolist()
         result.append({
             "level": level, "kind": int(regions.kind), "valid": bool(regions.valid[k, j]),
-            "x": x, "y": y, "semi_major": major, "semi_minor": minor, "theta": theta, "area": float(regions.areas[k, j]),
+            "x": x, "y": y, "semi_major": major, "semi_minor": minor, "theta": theta,
+            "area": float(regions.areas[k, j]),
             "polygon": [{"x": px, "y": py, "z": 0.0} for px, py in regions.polygons[k][j].tolist()],
         })  # fmt: skip
     return result

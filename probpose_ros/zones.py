@@ -20,7 +20,7 @@ _OCTAGON = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)]) / np.cos(np.pi / 
 
 @dataclass(frozen=True)
 class Zone:
-    """polygon: (V, 2) float32, convex, image px; may leave the image. level: of its regions, NaN without. kind: theirs."""
+    """polygon: (V, 2) float32, convex, image px; may leave the image. level, kind: of its regions."""
 
     person_id: int
     polygon: np.ndarray

@@ -45,7 +45,7 @@ class OnnxRuntimeSession:
         if isinstance(feed, np.ndarray):
             (name,) = self.inputs
             feed = {name: feed}
-        return dict(zip(self.outputs, self._session.run(None, dict(feed))))
+        return dict(zip(self.outputs, self._session.run(None, dict(feed)), strict=True))
 
 
 def _spec(node: object) -> TensorSpec:

@@ -1,0 +1,104 @@
+"""``probpose doctor``: what is installed, what is missing, and how to put it right."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """name, whether it is there, what was found, the fix if it is not; needed: the runtime cannot do without it."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+    needed: bool = False
+
+
+# module -> (what it is for, the fix, needed by the runtime)
+MODULES: dict[str, tuple[str, str, bool]] = {
+    "numpy": ("arrays", "pip install numpy", True),
+    "cv2": ("images", "pip install opencv-python-headless, or apt install python3-opencv", True),
+    "onnxruntime": ("networks on the CPU", "pip install onnxruntime", True),
+    "yaml": ("configuration files", "pip install pyyaml, or apt install python3-yaml", False),
+    "tqdm": ("progress bars", "pip install tqdm, or apt install python3-tqdm", True),
+    "imageio_ffmpeg": ("MP4 that browsers play", "pip install imageio-ffmpeg", False),
+    "torch": ("training and export", "pip install torch", False),
+    "onnx": ("export", "pip install onnx", False),
+    "tensorrt": ("networks on an NVIDIA GPU", "part of JetPack; elsewhere pip install tensorrt", False),
+    "pycuda": ("networks on an NVIDIA GPU", "pip install pycuda", False),
+    "rclpy": ("the ROS node", "source /opt/ros/<distribution>/setup.bash, or run 'make demo'", False),
+    "probpose_msgs.msg": ("the ROS node", "colcon build, then source install/setup.bash", False),
+}  # fmt: skip
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("doctor", help="what is installed, what is missing, the exact fix")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    findings = list(examine())
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"
+        print(f"{mark:8}{finding.name:{width}}  {finding.found}")
+        if not finding.ok:
+            print(f"{'':8}{'':{width}}  fix: {finding.fix}")
+    broken = [finding.name for finding in findings if finding.needed and not finding.ok]
+    print(f"the runtime cannot run: {', '.join(broken)}" if broken else "the runtime can run")
+    return 1 if broken else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, in the order of the table."""
+    version = platform.python_version()
+    found = f"{version} ({sys.executable})"
+    yield Finding("python", sys.version_info >= (3, 10), found, "use Python 3.10 or later", True)
+    for module, (purpose, fix, needed) in MODULES.items():
+        yield _module(module, purpose, fix, needed)
+    yield from _models()
+
+
+def _module(module: str, purpose: str, fix: str, needed: bool) -> Finding:
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 - a broken installation raises anything, and that is what to report
+        found = f"for {purpose}; {type(error).__name__}: {_first_line(error)}"
+        return Finding(module, False, found, fix, needed)
+    found = str(getattr(loaded, "__version__", "installed"))
+    if module == "onnxruntime":
+        found += f" ({', '.join(loaded.get_available_providers())})"
+    return Finding(module, True, found, needed=needed)
+
+
+def _models() -> Iterator[Finding]:
+    from probpose_ros.config import PipelineConfig
+
+    config = PipelineConfig()
+    for kind, name in (("detector", config.detector), ("pose model", config.model)):
+        try:
+            found = _load(kind, name)
+        except Exception as error:  # noqa: BLE001 - also what a missing onnxruntime raises
+            fix = "install the package with its models/ folder, or 'probpose fetch NAME', or name an .onnx file"
+            yield Finding(kind, False, _first_line(error), fix, needed=True)
+        else:
+            yield Finding(kind, True, found, needed=True)
+
+
+def _load(kind: str, name: str) -> str:
+    from probpose_ros.detector import Detector
+    from probpose_ros.pose import PoseModel
+
+    model = Detector(name) if kind == "detector" else PoseModel(name)
+    return f"{model.path} ({model.info.name}, {model.info.precision}, {model.path.stat().st_size / 1e6:.1f} MB)"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
