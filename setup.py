@@ -44,10 +44,8 @@ setup(
         ],
         "probpose.commands": [
             *commands(NAME, "run", "doctor", "fetch"),
-            *commands(
-                "probpose_training",
-                "train", "evaluate", "crop-dataset", "import-checkpoint", "export", "calibrate",
-            ),  # fmt: skip
+            *commands("probpose_training", "train", "evaluate", "crop-dataset"),
+            *commands("probpose_training", "import-checkpoint", "export", "calibrate"),
         ],
     },
 )

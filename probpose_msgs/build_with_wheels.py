@@ -1,15 +1,17 @@
 """Build probpose_msgs into this virtual environment, on the ROS wheels of PyPI (no ROS installation needed).
 
 Run with the environment's own python: ``.venv/bin/python probpose_msgs/build_with_wheels.py``.
-colcon installs into the environment itself, where the wheels put their own message packages. So ``import probpose_msgs.msg``
-works in its python without sourcing anything: the wheels' start-up hook already has ``<prefix>/lib`` on the library path.
+colcon installs into the environment itself, where the wheels keep their own message packages. So its python imports
+``probpose_msgs.msg`` without sourcing anything: the wheels' start-up hook puts ``<prefix>/lib`` on the library path.
 """
 
 import os
+import platform
 import re
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 PREFIX = Path(sys.prefix)
@@ -30,24 +32,25 @@ def use_own_paths() -> None:
 
 def build() -> int:
     """colcon build with the environment as the only underlay; returns colcon's exit status."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROS_", "COLCON_"))}
-    environment.update(
-        AMENT_PREFIX_PATH=str(PREFIX),
-        CMAKE_PREFIX_PATH=str(PREFIX),
-        PATH=f"{PREFIX / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        PYTHONPATH="",
-    )
+    # Without the caller's ROS, and without the job server of a calling make.
+    foreign = ("AMENT_", "CMAKE_", "COLCON_", "MAKE", "MFLAGS", "ROS_", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    environment["AMENT_PREFIX_PATH"] = environment["CMAKE_PREFIX_PATH"] = str(PREFIX)
+    environment["PATH"] = f"{PREFIX / 'bin'}{os.pathsep}{os.environ['PATH']}"
     command = [
-        str(PREFIX / "bin" / "colcon"), "--log-base", str(SCRATCH / "log"), "build",
-        "--base-paths", str(PACKAGE), "--build-base", str(SCRATCH / "build"),
-        "--merge-install", "--install-base", str(PREFIX), "--event-handlers", "console_cohesion+",
+        PREFIX / "bin/colcon", "--log-base", SCRATCH / "log", "build", "--base-paths", PACKAGE,
+        "--build-base", SCRATCH / "build", "--merge-install", "--install-base", PREFIX,
         "--cmake-args", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={sys.executable}", "--no-warn-unused-cli",
     ]  # fmt: skip
-    return subprocess.run(command, env=environment, cwd=PACKAGE, check=False).returncode
+    return subprocess.run(command, env=environment, cwd=PACKAGE).returncode
 
 
 if __name__ == "__main__":
     if sys.prefix == sys.base_prefix:
         sys.exit(f"{sys.executable} belongs to no virtual environment; use .venv/bin/python")
+    if find_spec("rclpy") is None:
+        version = platform.python_version()
+        print(f"No ROS wheels for {platform.system()} {platform.machine()}, Python {version}: going on without ROS.")
+        sys.exit()
     use_own_paths()
     sys.exit(build())

@@ -1,7 +1,7 @@
 """``probpose``: one command line. Its commands are the entry points of the group ``probpose.commands``.
 
-Every command is a module with ``register(subparsers)``, which adds a parser and sets its default ``run``: a function from
-the parsed arguments to the exit status. So training can add commands although the run time never imports it.
+Every command is a module with ``register(subparsers)``, which adds a parser and sets its default ``run``: a function
+from the parsed arguments to the exit status. So training can add commands although the run time never imports it.
 """
 
 from __future__ import annotations

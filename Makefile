@@ -1,0 +1,35 @@
+# make demo [SOURCE=video, image, folder or camera index]    make test [PYTEST_ARGS=...]    make lint    make clean
+# Everything is installed into .venv by PYTHON (3.10 to 3.13), once; the files .venv/.* remember what is done.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check install
+
+.PHONY: demo test lint clean
+
+demo: .venv/.package
+	.venv/bin/python -m probpose_ros.demo $(if $(SOURCE),--source "$(SOURCE)")
+
+test: .venv/.test
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.test
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+clean:
+	rm -rf .venv .colcon
+
+.venv/.requirements: requirements/demo.txt requirements/ros.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) -r requirements/demo.txt -r requirements/ros.txt
+	touch $@
+
+.venv/.messages: .venv/.requirements probpose_msgs/package.xml probpose_msgs/CMakeLists.txt $(wildcard probpose_msgs/msg/*)
+	.venv/bin/python probpose_msgs/build_with_wheels.py
+	touch $@
+
+.venv/.package: .venv/.messages setup.py setup.cfg
+	$(PIP) --no-build-isolation --no-deps --editable .
+	touch $@
+
+.venv/.test: requirements/test.txt .venv/.package
+	$(PIP) -r requirements/test.txt
+	touch $@
