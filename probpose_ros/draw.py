@@ -190,7 +190,8 @@ class _Pen:
         direction = direction / max(float(np.hypot(*direction)), 1e-6)
         across = np.array([-direction[1], direction[0]])
         tip = tip + direction * length / 2
-        triangle = np.array([tip, tip - direction * length + across * length / 2, tip - direction * length - across * length / 2])
+        back, half = tip - direction * length, across * length / 2
+        triangle = np.array([tip, back + half, back - half])
         self.polygon(triangle, color)
         self.outline(triangle, SHADE, 1)
 

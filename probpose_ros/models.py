@@ -32,4 +32,4 @@ def find_model(name_or_path: str | Path) -> Path:
         if (path := folder / f"{text}.onnx").is_file():
             return path
     known = ", ".join(model_names()) or "none"
-    raise FileNotFoundError(f"model {text!r} is not bundled (there are: {known}); give a name of these or a path to an .onnx file")
+    raise FileNotFoundError(f"model {text!r} is not bundled (there are: {known}); name one of these or an .onnx file")

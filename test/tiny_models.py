@@ -64,7 +64,8 @@ def write_tiny_detector(path: str | Path, info: DetectorInfo = DETECTOR_INFO) ->
     }}"""
     constants = {
         "limit": np.float32(180), "split_shape": np.array([-1, height, 2, half], np.int64), "x": x, "y": y,
-        "x_from_right": width - x, "y_from_bottom": height - y, "width": np.float32(width), "height": np.float32(height),
+        "x_from_right": width - x, "y_from_bottom": height - y,
+        "width": np.float32(width), "height": np.float32(height),
         "shrink": np.array([1, 1, -1, -1], np.float32), "score_values": np.array([0.9, 0.8, 0.7, 0.6], np.float32),
     }  # fmt: skip
     return _write(path, graph, constants, info)
@@ -82,6 +83,7 @@ def write_tiny_pose(path: str | Path, info: PoseInfo = POSE_INFO, probmap: bool 
     centre = BODY.astype(np.float32) * (np.array([w, h], np.float32) - 1)
     prior = np.exp(-((cell - centre[:, None, None]) ** 2).sum(-1) / 2).astype(np.float32)
     to_crop = cell.reshape(h * w, 2) * ((np.array([width, height]) - 1) / (np.array([w, h]) - 1)).astype(np.float32)
+    cell_size = [height // h, width // w]
     extra_output = f", float[N, 17, {h}, {w}] probmap" if probmap else ""
     extra_node = "probmap = Reshape (map, map_shape)" if probmap else ""
     graph = f"""
@@ -92,7 +94,7 @@ def write_tiny_pose(path: str | Path, info: PoseInfo = POSE_INFO, probmap: bool 
         pixels = Cast <to = 1> (image)
         brightness = ReduceMean <axes = [3], keepdims = 0> (pixels)
         planes = Unsqueeze (brightness, one)
-        pooled = AveragePool <kernel_shape = [{height // h}, {width // w}], strides = [{height // h}, {width // w}]> (planes)
+        pooled = AveragePool <kernel_shape = {cell_size}, strides = {cell_size}> (planes)
         cells_shaped = Reshape (pooled, cells_shape)
         cells = Div (cells_shaped, white)
         lit = Add (cells, dark)
@@ -114,9 +116,10 @@ def write_tiny_pose(path: str | Path, info: PoseInfo = POSE_INFO, probmap: bool 
         {extra_node}
     }}"""
     constants = {
-        "one": np.array([1], np.int64), "two": np.array([2], np.int64), "cells_shape": np.array([-1, 1, h * w], np.int64),
-        "map_shape": np.array([-1, 17, h, w], np.int64), "white": np.float32(255), "dark": np.float32(0.05),
-        "fifth": np.float32(0.2), "prior": prior.reshape(17, h * w), "prior_mass": prior.sum((1, 2)), "to_crop": to_crop,
+        "one": np.array([1], np.int64), "two": np.array([2], np.int64),
+        "cells_shape": np.array([-1, 1, h * w], np.int64), "map_shape": np.array([-1, 17, h, w], np.int64),
+        "white": np.float32(255), "dark": np.float32(0.05), "fifth": np.float32(0.2),
+        "prior": prior.reshape(17, h * w), "prior_mass": prior.sum((1, 2)), "to_crop": to_crop,
     }  # fmt: skip
     return _write(path, graph, constants, info)
 
