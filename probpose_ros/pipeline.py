@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Pipeline:
     ) -> None:
         self.config = config = config or PipelineConfig()
         _check_thresholds(config)
-        self.detector = detector or Detector(
+        self.detector: Any = detector or Detector(
             config.detector, config.detector_threshold, config.detector_iou, config.max_people,
             config.backend, config.threads,
         )  # fmt: skip
