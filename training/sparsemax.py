@@ -54,7 +54,8 @@ class _Sparsemax(torch.autograd.Function):
 
 def sparsemax(logits: Tensor) -> Tensor:
     """Differentiable sparsemax over the last axis, float32 in any autocast; shapes as :func:`sparsemax_newton`."""
-    return _Sparsemax.apply(logits)
+    # An exported graph holds the plain operations, for a custom gradient has no form there.
+    return sparsemax_newton(logits) if torch.onnx.is_in_onnx_export() else _Sparsemax.apply(logits)
 
 
 def sparsemax_sort(logits: Tensor) -> Tensor:

@@ -1,0 +1,196 @@
+"""A network -> one ONNX file that is a model: weights, preprocessing, decode and what the runtime must know.
+
+The file is written only after onnxruntime has reproduced the torch graph with it, and the torch graph the NumPy codec.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from probpose_ros.codec import Codec
+from probpose_ros.model_info import METADATA_KEY, PoseInfo
+from probpose_training.graph import PoseGraph, PoseResult
+from probpose_training.network import ProbPose
+
+OPSET = 17  # The first with LayerNormalization, which stays safe in FP16; TensorRT 8.6 and later know it.
+PRECISIONS = ("fp32", "fp16")
+
+# Largest differences allowed, see compare(): of another runtime, and of weights rounded to fp16.
+EXACT = {"scalars": 1e-3, "probmap": 1e-3, "keypoints": 0.05, "regret": 1e-4}
+ROUNDED = {"scalars": 0.05, "regret": 0.02}
+
+
+class ExportError(ValueError):
+    """The exported graph does not compute what the network computes; nothing was written."""
+
+
+def export_pose(
+    model: ProbPose,
+    codec: Codec,
+    info: PoseInfo,
+    path: Path | str,
+    with_probmap: bool = False,
+    precision: str = "fp32",
+) -> dict[str, float]:
+    """Writes the model file.
+
+    Args:
+        info: goes into the file's metadata; its sizes and codec fields must be those of ``model`` and ``codec``.
+        with_probmap: keep the output ``probmap``.
+        precision: of the stored weights. ``fp16`` halves the file; they are cast to float32 when it is loaded.
+
+    Returns:
+        The largest differences found while verifying: between torch and the file, and of the rounding to fp16.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    config = model.config
+    expected = (config.input_size, config.map_size, config.temperature, codec.profile, codec.padding)
+    stated = (info.input_size, info.map_size, info.temperature, info.decode_profile, info.padding)
+    if expected != stated:
+        raise ValueError(f"info states {stated}, but network and codec are {expected}")
+
+    graph = PoseGraph(copy.deepcopy(model).cpu().float(), codec).eval()
+    fold_batch_norm(graph)
+    exported = to_onnx(graph)
+    crops = example_crops(config.input_size)
+    with torch.no_grad():
+        truth = PoseResult(*(value.numpy() for value in graph(torch.from_numpy(crops))))
+    found = run(exported, crops)
+    report = compare(truth, found, codec)
+    check("torch and onnxruntime", report, **EXACT)
+    single = compare(PoseResult(*(value[:1] for value in truth)), run(exported, crops[:1]), codec)
+    check("batches of different size", single, **EXACT)
+    if precision == "fp16":
+        halve_weights(exported)
+        rounding = compare(found, run(exported, crops), codec)
+        check("fp32 and fp16 weights", rounding, **ROUNDED)
+        report.update({f"fp16_{name}": value for name, value in rounding.items()})
+
+    if not with_probmap:
+        exported.graph.output.remove(next(o for o in exported.graph.output if o.name == "probmap"))
+    helper.set_model_props(exported, {METADATA_KEY: replace(info, precision=precision).to_json()})
+    onnx.checker.check_model(exported, full_check=True)
+    temporary = f"{path}.part"
+    onnx.save(exported, temporary)
+    os.replace(temporary, path)
+    return report
+
+
+def to_onnx(graph: PoseGraph) -> onnx.ModelProto:
+    width, height = graph.model.config.input_size
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    buffer = io.BytesIO()
+    names = list(PoseResult._fields)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # The tracing exporter is deprecated, but needs no further package.
+        torch.onnx.export(
+            graph,
+            (example,),
+            buffer,
+            input_names=["image"],
+            output_names=names,
+            dynamic_axes={name: {0: "batch"} for name in ("image", *names)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    exported = onnx.load_from_string(buffer.getvalue())
+    for node in exported.graph.node:
+        node.doc_string = ""
+    return exported
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Merges each batch normalisation into the convolution before it, in place."""
+    for parent in module.modules():
+        if not isinstance(parent, nn.Sequential):
+            continue
+        for i in range(len(parent) - 1):
+            conv, norm = parent[i], parent[i + 1]
+            if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)) and isinstance(norm, nn.BatchNorm2d):
+                parent[i] = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
+                parent[i + 1] = nn.Identity()
+
+
+def halve_weights(model: onnx.ModelProto) -> None:
+    """Stores the large float32 weights as float16, each with a cast to float32 that runtimes fold away on loading."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < 256:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_fp16"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    for node in reversed(casts):
+        model.graph.node.insert(0, node)
+
+
+def example_crops(size: tuple[int, int], count: int = 6) -> np.ndarray:
+    """(count, height, width, 3) uint8: coloured clouds from coarse to fine, one black; for verification."""
+    random = np.random.default_rng(0)
+    crops = [
+        cv2.resize(random.integers(0, 256, (2**i + 1, 2**i + 1, 3), np.uint8), size, interpolation=cv2.INTER_CUBIC)
+        for i in range(1, count)
+    ]
+    return np.stack([*crops, np.zeros_like(crops[0])])
+
+
+def run(model: onnx.ModelProto, crops: np.ndarray) -> PoseResult:
+    """What onnxruntime computes, on one CPU thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return PoseResult(*session.run(list(PoseResult._fields), {"image": crops}))
+
+
+def compare(truth: PoseResult, found: PoseResult, codec: Codec) -> dict[str, float]:
+    """Largest differences: of the probabilities, of the maps, of the keypoints (crop px), and the regret.
+
+    Regret is the share of the expected OKS that the found answers lose; where it is 0 an answer in another cell is a
+    tie, so keypoints are compared where the cells agree. The found keypoints are also held against the NumPy codec's
+    decode of the found maps.
+    """
+    if not all(np.isfinite(value).all() for value in found):
+        raise ExportError("the exported graph gives NaN or infinity; nothing was written")
+    score = codec.expected_oks(truth.probmap)
+    best = score.max((-2, -1))
+    cell, at_cell = _nearest(score, found.keypoints, codec)
+    keypoints = 0.0
+    for answer in (truth.keypoints, codec.decode(found.probmap).keypoints):
+        same_cell = cell == _nearest(score, answer, codec)[0]
+        keypoints = max(keypoints, float(np.abs(found.keypoints - answer)[same_cell].max(initial=0.0)))
+    names = ("presence", "visibility", "quality")
+    return {
+        "scalars": max(float(np.abs(getattr(truth, name) - getattr(found, name)).max()) for name in names),
+        "probmap": float(np.abs(truth.probmap - found.probmap).max()),
+        "keypoints": keypoints,
+        "regret": float((1 - at_cell / best).max()),
+    }
+
+
+def _nearest(score: np.ndarray, keypoints: np.ndarray, codec: Codec) -> tuple[np.ndarray, np.ndarray]:
+    """Flat index of the cell that a keypoint lies in, and the value there: both (B, K)."""
+    x, y = np.moveaxis(np.rint(codec.to_map(keypoints)).astype(int), -1, 0)
+    w, h = codec.map_size
+    index = y.clip(0, h - 1) * w + x.clip(0, w - 1)
+    return index, np.take_along_axis(score.reshape(*score.shape[:2], -1), index[..., None], -1)[..., 0]
+
+
+def check(what: str, report: dict[str, float], **limits: float) -> None:
+    for name, limit in limits.items():
+        if not report[name] <= limit:
+            raise ExportError(f"{what} differ in {name} by {report[name]:.3g} (at most {limit}); nothing was written")

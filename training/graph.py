@@ -1,0 +1,58 @@
+"""The deployable network: uint8 BGR crops in, keypoints and probabilities out; everything between is in the graph."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from probpose_ros.codec import Codec
+from probpose_training.decode import ExpectedOksDecode
+from probpose_training.network import ProbPose
+
+# Of RGB channels in 0..255: ImageNet's statistics.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+def normalise(crops: Tensor) -> Tensor:
+    """uint8 BGR crops (B, H, W, 3) -> the network's input (B, 3, H, W) float32, RGB."""
+    rgb = crops.permute(0, 3, 1, 2)[:, [2, 1, 0]].float()
+    mean, std = (torch.tensor(v, device=crops.device).view(3, 1, 1) for v in (MEAN, STD))
+    return (rgb - mean) / std
+
+
+class PoseResult(NamedTuple):
+    """keypoints (B, K, 2) crop px; presence, visibility, quality in [0, 1] and peak, the map's value there: (B, K).
+
+    probmap: (B, K, h, w) float32, each map sums to 1. The field names are the names of the model file's outputs.
+    """
+
+    keypoints: Tensor
+    presence: Tensor
+    visibility: Tensor
+    quality: Tensor
+    peak: Tensor
+    probmap: Tensor
+
+
+class PoseGraph(nn.Module):
+    """uint8 BGR crops (B, H, W, 3) -> :class:`PoseResult`; what a model file holds."""
+
+    def __init__(self, model: ProbPose, codec: Codec) -> None:
+        super().__init__()
+        if (codec.crop_size, codec.map_size) != (model.config.input_size, model.config.map_size):
+            raise ValueError(
+                f"the codec is for crops {codec.crop_size} and maps {codec.map_size}, "
+                f"the network for {model.config.input_size} and {model.config.map_size}"
+            )
+        self.model = model
+        self.decode = ExpectedOksDecode(codec)
+
+    def forward(self, crops: Tensor) -> PoseResult:
+        output = self.model(normalise(crops))
+        probmap = output.probmap()
+        keypoints, peak = self.decode(probmap)
+        scalars = (output.presence.sigmoid(), output.visibility.sigmoid(), output.quality.sigmoid())
+        return PoseResult(keypoints, *scalars, peak, probmap)
