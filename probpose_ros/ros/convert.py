@@ -1,9 +1,10 @@
-"""Results -> messages. Free functions; nothing here knows the node."""
+"""Results <-> messages. Free functions; nothing here knows the node."""
 
 from __future__ import annotations
 
 import array
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point32
@@ -13,7 +14,7 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from probpose_ros.skeleton import EDGES, KEYPOINT_NAMES, SIGMAS
-from probpose_ros.types import FrameResult, FrameState, Person, Regions
+from probpose_ros.types import FrameResult, FrameState, Person, RegionKind, Regions, TrackState
 from probpose_ros.zones import Zone as PersonZone
 
 NAN = float("nan")
@@ -122,4 +123,54 @@ def skeleton_message(model: str, calibration_id: str = "") -> SkeletonInfo:
         sigmas=floats(SIGMAS),
         model=model,
         calibration_id=calibration_id,
+    )
+
+
+def message_to_dict(value: Any) -> Any:
+    """A message as plain dicts, lists and numbers, with the names of its fields."""
+    if hasattr(value, "get_fields_and_field_types"):
+        return {name: message_to_dict(getattr(value, name)) for name in value.get_fields_and_field_types()}
+    if isinstance(value, (list, tuple, array.array, np.ndarray)):
+        return [message_to_dict(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def result_of(message: PersonPoseArray) -> FrameResult:
+    """The FrameResult in a message: the reverse of :func:`people_message` (polygons only where they were sent)."""
+    people = tuple(_person_of(person, message.levels) for person in message.people)
+    return FrameResult(people, message.image_width, message.image_height, FrameState(message.state))
+
+
+def _person_of(person: PersonPose, levels: Iterable[float]) -> Person:
+    keypoints = person.keypoints
+    numbers = np.array([(k.x, k.y, k.presence, k.visibility, k.quality) for k in keypoints], np.float32)
+    regions = None
+    if all(k.regions for k in keypoints):
+        each = [k.regions for k in keypoints]
+        regions = Regions(
+            levels=np.array(levels, np.float32),
+            kind=RegionKind(each[0][0].kind),
+            valid=np.array([[r.valid for r in row] for row in each]),
+            ellipses=np.array(
+                [[(r.x, r.y, r.semi_major, r.semi_minor, r.theta) for r in row] for row in each], np.float32
+            ),
+            areas=np.array([[r.area for r in row] for row in each], np.float32),
+            polygons=tuple(
+                tuple(np.array([(p.x, p.y) for p in r.polygon], np.float32).reshape(-1, 2) for r in row) for row in each
+            ),
+            covariances=np.array([k.covariance for k in keypoints], np.float32),
+        )
+    return Person(
+        score=person.score,
+        bbox=np.array(person.bbox, np.float32),
+        window=np.array(person.window, np.float32),
+        keypoints=numbers[:, :2],
+        presence=numbers[:, 2],
+        visibility=numbers[:, 3],
+        quality=numbers[:, 4],
+        peak=np.full(len(keypoints), np.nan, np.float32),  # not in the message
+        states=np.array([k.state for k in keypoints], np.uint8),
+        regions=regions,
+        id=person.id,
+        track_state=TrackState(person.track_state),
     )
