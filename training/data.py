@@ -47,7 +47,6 @@ class PoseDataset(Dataset):
                     self.persons += [(files[annotation["image_id"]], annotation)] * source.repeat
         if not self.persons:
             raise ValueError(f"no person with a labelled keypoint in {', '.join(s.annotations for s in sources)}")
-        self._decoded: dict[Path, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.persons)
@@ -55,16 +54,14 @@ class PoseDataset(Dataset):
     def sample(self, index: int) -> Sample:
         """The person as annotated."""
         path, annotation = self.persons[index]
-        if path not in self._decoded:
-            image = cv2.imread(str(path))
-            if image is None:
-                raise ValueError(f"{path}: not a readable image")
-            self._decoded[path] = image
+        image = cv2.imread(str(path))
+        if image is None:
+            raise ValueError(f"{path}: not a readable image")
         x, y, w, h = annotation["bbox"]
         keypoints = np.array(annotation["keypoints"], dtype=np.float64).reshape(17, 3)
         weight = np.array(annotation.get("keypoint_weights", keypoints[:, 2] > 0), dtype=np.float64)
         weight = weight * (keypoints[:, 2] > 0)
-        return Sample(self._decoded[path], np.array([x, y, x + w, y + h]), keypoints[:, :2], keypoints[:, 2], weight)
+        return Sample(image, np.array([x, y, x + w, y + h]), keypoints[:, :2], keypoints[:, 2], weight)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, self.epoch, index))

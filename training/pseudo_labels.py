@@ -52,6 +52,16 @@ def persons_of_annotations(path: Path) -> list[dict]:
     return list(entries.values())
 
 
+def at_border(points: np.ndarray, image_shape: tuple[int, ...], bbox: np.ndarray, margin: float = 0.02) -> np.ndarray:
+    """Whether points (K, 2) lie outside the image or nearer to its edge than ``margin`` of the bbox's longer side.
+
+    Where the frame cuts a person, a teacher that cannot say "outside" puts the joint on the edge.
+    """
+    least = margin * max(bbox[2] - bbox[0], bbox[3] - bbox[1])
+    size = np.array([image_shape[1], image_shape[0]]) - 1
+    return ((points < least) | (points > size - least)).any(axis=1)
+
+
 def label(entries: list[dict], images: Path, teacher: TinyPoseTeacher) -> dict:
     """The COCO-format dictionary of all persons that keep at least four joints."""
     coco: dict = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}], "skipped": 0}
@@ -66,6 +76,7 @@ def label(entries: list[dict], images: Path, teacher: TinyPoseTeacher) -> dict:
             labelled = person.get("keypoints", np.zeros((17, 3)))
             area = AREA_PER_BOX * float(np.prod(bbox[2:] - bbox[:2]))
             points, weight = merge_labels(labelled[:, :2], labelled[:, 2], teacher(image, bbox), oks_variance(area))
+            weight[(labelled[:, 2] == 0) & at_border(points, image.shape, bbox)] = 0
             if (weight > 0).sum() < 4:
                 coco["skipped"] += 1
                 continue

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -114,6 +115,7 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
 
     ``limit_steps``: stop after this many optimiser steps in all, as an interruption would.
     """
+    cv2.setNumThreads(0)  # a forked worker hangs on a thread pool that its parent has used
     if config.threads:
         torch.set_num_threads(config.threads)
     devices = "auto" if torch.cuda.is_available() and config.accelerator != "cpu" else int(os.environ.get("WORLD_SIZE", 1))
@@ -141,7 +143,7 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
         task.train_dataset.epoch = sampler.epoch
         loader = DataLoader(
             task.train_dataset, batch_size=config.batch_size, sampler=sampler, num_workers=config.workers,
-            worker_init_fn=_one_thread, generator=torch.Generator(),  # its own: dropout's numbers must not depend on resuming
+            generator=torch.Generator(),  # its own: dropout's numbers must not depend on resuming
         )  # fmt: skip
         model.train()
         for batch in loader:
@@ -209,13 +211,6 @@ def _update_average(average: torch.nn.Module, model: torch.nn.Module, decay: flo
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
-
-
-def _one_thread(worker: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
 
 
 class _Log:
