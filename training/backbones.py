@@ -87,7 +87,7 @@ class VisionTransformer(nn.Module):
         self.channels = [dim]
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dim))
         self.patch_embed = PatchEmbed(dim)
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.layers = nn.ModuleList(TransformerLayer(dim, heads, hidden, rate) for rate in rates)
         self.ln1 = nn.LayerNorm(dim, eps=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

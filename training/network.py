@@ -129,7 +129,8 @@ class NetworkOutput(NamedTuple):
         if self.activation == "sparsemax":
             flat = sparsemax(flat / self.temperature)
         else:  # A regressed heatmap is no distribution; its positive part, made to sum to 1, is the nearest thing.
-            flat = F.normalize(flat.clamp(min=1e-6), p=1, dim=-1)
+            flat = flat.clamp(min=1e-6)
+            flat = flat / flat.sum(-1, keepdim=True)
         return flat.view(logits.shape)
 
 
