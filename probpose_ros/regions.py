@@ -38,119 +38,121 @@ def regions_from_map(
 ) -> Regions:
     """Uncalibrated regions of one person.
 
+    Sparsemax leaves few cells above 0, so all work is on lists of cells, over all keypoints and levels at once.
+
     Args:
         probmap: (K, h, w) float32, each map sums to 1; a map that does not gets NaN numbers and no polygons.
         transform, codec: of the crop and of the network that made the map.
         levels: in (0, 1).
     """
     good = is_distribution(probmap)
-    safe = np.where(good[:, None, None], probmap, np.float32(1 / probmap[0].size))  # flat instead of NaN, erased below
+    if not good.all():
+        probmap = np.where(good[:, None, None], probmap, np.float32(0))
+        probmap[~good, 0, 0] = 1  # something to compute with; erased below
+    num_keypoints, h, w = probmap.shape
+    num_levels = len(levels)
     matrix, offset = map_to_image(transform, codec)
-    inside = safe[:, None] >= _thresholds(safe, levels)[:, :, None, None]  # (K, L, h, w)
 
-    count, mean, spread = _moments(inside.astype(np.float32))
-    corners, occupied = _row_corners(inside)
-    ellipses = _ellipses(mean @ matrix.T + offset, matrix @ spread @ matrix.T, corners @ matrix.T + offset)
-    areas = (count * abs(np.linalg.det(matrix))).astype(np.float32)
-    covariances = (matrix @ _moments(safe)[2] @ matrix.T)[:, [0, 0, 1], [0, 1, 1]].astype(np.float32)
-    polygons = _polygons(corners, occupied & good[:, None, None], mean, matrix, offset)
-    for array in (ellipses, areas, covariances):
-        array[~good] = np.nan
+    # Cells above 0 of all maps, in the order of keypoint, y, x.
+    cell = np.flatnonzero(probmap > 0)
+    keypoint, y, x = cell // (h * w), cell // w % h, cell % w
+    value = probmap.ravel()[cell]
+    thresholds = _thresholds(keypoint, value, num_keypoints, levels)
+    # The cells of every region; an item is a keypoint at a level, in the order of level, keypoint.
+    level, entry = np.nonzero(value >= thresholds[keypoint].T)
+    item, x_in, y_in = level * num_keypoints + keypoint[entry], x[entry], y[entry]
+
+    count, mean, spread = _moments(item, x_in, y_in, np.ones(len(item)))
+    corners, owner = _row_corners(item, x_in, y_in, h)
+    ellipses = _ellipses(mean @ matrix.T + offset, matrix @ spread @ matrix.T, corners @ matrix.T + offset, owner)
+    polygons = _polygons(corners, owner, mean, matrix, offset)
+    covariances = matrix @ _moments(keypoint, x, y, value)[2] @ matrix.T
+
+    def by_keypoint(array: np.ndarray) -> np.ndarray:
+        array = array.astype(np.float32).reshape(num_levels, num_keypoints, *array.shape[1:]).swapaxes(0, 1)
+        return np.where(good.reshape(-1, *[1] * (array.ndim - 1)), array, np.float32(np.nan))
+
+    empty = (np.zeros((0, 2), np.float32),) * num_levels
     return Regions(
         levels=np.asarray(levels, np.float32),
         kind=RegionKind.UNKNOWN,
-        valid=np.zeros(areas.shape, bool),
-        ellipses=ellipses,
-        areas=areas,
-        polygons=polygons,
-        covariances=covariances,
+        valid=np.zeros((num_keypoints, num_levels), bool),
+        ellipses=by_keypoint(ellipses),
+        areas=by_keypoint(count * abs(np.linalg.det(matrix))),
+        polygons=tuple(tuple(polygons[k::num_keypoints]) if good[k] else empty for k in range(num_keypoints)),
+        covariances=np.where(good[:, None], covariances[:, [0, 0, 1], [0, 1, 1]], np.nan).astype(np.float32),
     )
 
 
-def _thresholds(probmap: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """(K, L): the value of the last cell needed to reach each level. Equal cells enter together, no order is better."""
-    flat = probmap.reshape(len(probmap), -1)
-    keypoint, cell = np.nonzero(flat)
-    size = np.bincount(keypoint, minlength=len(flat))
-    # The non-zero values of every map, padded with zeros: sparsemax leaves few, and only those need sorting.
-    values = np.zeros((len(flat), size.max()), np.float32)
-    values[keypoint, np.arange(len(cell)) - (size.cumsum() - size)[keypoint]] = flat[keypoint, cell]
-    values = -np.sort(-values, axis=1)
-    cumulative = values.cumsum(axis=1, dtype=np.float64)
-    wanted = np.asarray(levels)[:, None] * cumulative[:, None, -1:]
-    last = (cumulative[:, None] < wanted).sum(axis=-1)
-    return np.take_along_axis(values, np.minimum(last, size[:, None] - 1), axis=1)
+def _thresholds(keypoint: np.ndarray, value: np.ndarray, num_keypoints: int, levels: Sequence[float]) -> np.ndarray:
+    """(K, L): the value of the last cell needed to reach each level. Equal cells enter together: no order is better."""
+    size = np.bincount(keypoint, minlength=num_keypoints)
+    table = np.zeros((num_keypoints, size.max()), np.float32)  # the values of every map, padded with zeros
+    table[keypoint, np.arange(len(value)) - (size.cumsum() - size)[keypoint]] = value
+    table = -np.sort(-table, axis=1)
+    mass = table.cumsum(axis=1, dtype=np.float64)
+    wanted = np.asarray(levels)[:, None] * mass[:, None, -1:]
+    last = (mass[:, None] < wanted).sum(axis=-1)
+    return np.take_along_axis(table, np.minimum(last, size[:, None] - 1), axis=1)
 
 
-def _moments(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sum (...), mean (..., 2) and covariance (..., 2, 2) of cells (..., h, w), map px; a cell is a unit square."""
-    h, w = weights.shape[-2:]
-    x, y = np.arange(w), np.arange(h)
-    per_row = (weights @ np.column_stack([np.ones(w), x, x**2]).astype(np.float32)).astype(np.float64)
-    total, sum_x, sum_xx = np.moveaxis(per_row.sum(axis=-2), -1, 0)
-    sum_y, sum_xy = np.moveaxis(np.einsum("...yi,y->...i", per_row[..., :2], y), -1, 0)
-    sum_yy = per_row[..., 0] @ y**2
-    mean = np.stack([sum_x, sum_y], axis=-1) / total[..., None]
-    second = np.stack([sum_xx, sum_xy, sum_xy, sum_yy], axis=-1).reshape(*total.shape, 2, 2) / total[..., None, None]
-    return total, mean, second - mean[..., :, None] * mean[..., None, :] + np.eye(2) / 12
+def _starts(ids: np.ndarray) -> np.ndarray:
+    """Where each run of equal ids begins; ids ascend."""
+    return np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
 
 
-def _row_corners(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the outermost cells of every row: all that a convex shape around the region must contain.
+def _moments(
+    item: np.ndarray, x: np.ndarray, y: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sum (I,), mean (I, 2) and covariance (I, 2, 2) of every item's cells, map px; a cell is a unit square."""
+    terms = weight * np.array([np.ones(len(x)), x, y, x * x, x * y, y * y])
+    total, *terms = np.add.reduceat(terms, _starts(item), axis=1)
+    mean_x, mean_y, xx, xy, yy = np.array(terms) / total
+    covariance = np.array([[xx - mean_x**2, xy - mean_x * mean_y], [xy - mean_x * mean_y, yy - mean_y**2]])
+    return total, np.column_stack([mean_x, mean_y]), np.moveaxis(covariance, -1, 0) + np.eye(2) / 12
+
+
+def _row_corners(item: np.ndarray, x: np.ndarray, y: np.ndarray, h: int) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the outermost cells of every row: all that a convex shape around a region must contain.
 
     Returns:
-        (..., 4 h, 2) float32 map px, and (..., 4 h) bool: False for rows without cells, whose corners repeat others.
+        (C, 2) float32 map px, and the item of each (C,), ascending.
     """
-    h, w = inside.shape[-2:]
-    occupied = inside.any(axis=-1)
-    first, last = inside.argmax(axis=-1) - 0.5, w - 0.5 - inside[..., ::-1].argmax(axis=-1)
-    y = np.broadcast_to(np.arange(h), first.shape)
-    points = [(first, y - 0.5), (first, y + 0.5), (last, y - 0.5), (last, y + 0.5)]
-    corners = np.stack([np.stack(point, axis=-1) for point in points], axis=-2).reshape(*first.shape[:-1], 4 * h, 2)
-    occupied = np.repeat(occupied, 4, axis=-1)
-    some = np.take_along_axis(corners, occupied.argmax(axis=-1)[..., None, None], axis=-2)
-    return np.where(occupied[..., None], corners, some).astype(np.float32), occupied
+    starts = _starts(item * h + y)
+    left, right, row = x[starts] - 0.5, np.append(x[starts[1:] - 1], x[-1]) + 0.5, y[starts]
+    corners = np.array([[left, row - 0.5], [left, row + 0.5], [right, row - 0.5], [right, row + 0.5]], np.float32)
+    return corners.transpose(2, 0, 1).reshape(-1, 2), np.repeat(item[starts], 4)
 
 
-def _ellipses(mean: np.ndarray, covariance: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """The shape of the covariance, grown until it contains the corners; (..., 5) float32, all in image px.
+def _ellipses(mean: np.ndarray, covariance: np.ndarray, corners: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """The shape of every item's covariance, grown until it contains the item's corners; (I, 5), all in image px.
 
     Centre and angle are rounded to float32 first and the size is measured from the rounded ones, so that the ellipse
-    that leaves here contains the region, not only the one computed here.
+    that is sent contains the region, not only the one computed here.
     """
-    xx, xy, yy = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
-    half, difference = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    major = np.sqrt(half + difference)
-    minor = np.sqrt((xx * yy - xy**2) / (half + difference))  # determinant / larger eigenvalue: no cancellation
-    centre = mean.astype(np.float32)
-    theta = (np.arctan2(2 * xy, xx - yy) / 2).astype(np.float32)
-    along, across = _rotate(corners - centre[..., None, :], theta.astype(np.float64)[..., None])
-    scale = np.sqrt((along / major[..., None]) ** 2 + (across / minor[..., None]) ** 2).max(axis=-1) * (1 + 1e-6)
-    return np.stack([centre[..., 0], centre[..., 1], major * scale, minor * scale, theta], axis=-1).astype(np.float32)
-
-
-def _rotate(points: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    c, s = np.cos(theta), np.sin(theta)
-    return c * points[..., 0] + s * points[..., 1], c * points[..., 1] - s * points[..., 0]
+    xx, xy, yy = covariance[:, 0, 0], covariance[:, 0, 1], covariance[:, 1, 1]
+    larger = (xx + yy) / 2 + np.hypot((xx - yy) / 2, xy)
+    major, minor = np.sqrt(larger), np.sqrt((xx * yy - xy**2) / larger)
+    centre = mean.astype(np.float32).astype(np.float64)
+    theta = (np.arctan2(2 * xy, xx - yy) / 2).astype(np.float32).astype(np.float64)
+    c, s = np.cos(theta)[owner], np.sin(theta)[owner]
+    dx, dy = (corners - centre[owner]).T
+    squared = ((c * dx + s * dy) / major[owner]) ** 2 + ((c * dy - s * dx) / minor[owner]) ** 2
+    scale = np.sqrt(np.maximum.reduceat(squared, _starts(owner))) * (1 + 1e-6)
+    return np.column_stack([centre, major * scale, minor * scale, theta])
 
 
 def _polygons(
-    corners: np.ndarray, occupied: np.ndarray, mean: np.ndarray, matrix: np.ndarray, offset: np.ndarray
-) -> tuple[tuple[np.ndarray, ...], ...]:
-    """Convex hulls in image px, float32, of the occupied corners; empty where there are none."""
-    shape = occupied.shape[:2]
-    hulls = [
-        cv2.convexHull(corners[index][occupied[index]])[:, 0] if occupied[index].any() else np.zeros((0, 2), np.float32)
-        for index in np.ndindex(*shape)
-    ]
+    corners: np.ndarray, owner: np.ndarray, mean: np.ndarray, matrix: np.ndarray, offset: np.ndarray
+) -> list[np.ndarray]:
+    """Convex hull of every item's corners, (V, 2) float32 image px."""
+    hulls = [cv2.convexHull(points)[:, 0] for points in np.split(corners, _starts(owner)[1:])]
     sizes = [len(hull) for hull in hulls]
-    centre = np.repeat(mean.reshape(-1, 2), sizes, axis=0)
-    points = np.concatenate(hulls)
-    # A hull holds the unit square around its mean. Grown about it by twice the relative rounding of float32, it still
-    # contains the region after the cast.
-    image = points @ matrix.T + offset
-    smallest = 1 / np.linalg.norm(np.linalg.inv(matrix), 2)  # of a cell's two half-widths, the factor that shrinks most
-    growth = 1 + 4 * np.spacing(np.float32(np.abs(image).max(initial=1))) / smallest
-    image = ((points - centre) * growth + centre) @ matrix.T + offset
-    pieces = np.split(image.astype(np.float32), np.cumsum(sizes)[:-1])
-    return tuple(tuple(pieces[i * shape[1] : (i + 1) * shape[1]]) for i in range(shape[0]))
+    points, centre = np.concatenate(hulls), np.repeat(mean, sizes, axis=0)
+    # A hull holds the unit square around its mean, half a cell on every side. Grown about the mean by more than the
+    # rounding of float32 over that half cell, it still contains the region after the cast.
+    largest = np.abs(points @ matrix.T + offset).max()
+    half_cell = 0.5 / np.linalg.norm(np.linalg.inv(matrix), 2)
+    growth = 1 + 2 * np.spacing(np.float32(largest)) / half_cell
+    grown = ((points - centre) * growth + centre) @ matrix.T + offset
+    return np.split(grown.astype(np.float32), np.cumsum(sizes)[:-1])
