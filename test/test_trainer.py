@@ -37,8 +37,8 @@ class LineTask:
     def validate(self, model):
         return {"weight": float(next(model.parameters()).detach().sum())}
 
-    def describe(self):
-        return {"kind": "line"}
+    def save(self, model, path):
+        torch.save(model.state_dict(), path)
 
 
 CONFIG = TrainConfig(
@@ -51,6 +51,8 @@ def test_learns_and_logs(tmp_path):
     fit(task, CONFIG, tmp_path)
     assert np.mean(task.losses[-5:]) < 0.3 * np.mean(task.losses[:5])
     assert "val/weight" in (tmp_path / "metrics.csv").read_text()
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert any(not torch.equal(saved[name], value) for name, value in task.model.state_dict().items())  # the average
 
 
 @pytest.mark.parametrize("stop", [5, 13])  # at the end of an epoch and in the middle of one
@@ -69,7 +71,7 @@ def test_resume_repeats_the_uninterrupted_run(tmp_path, stop):
 def test_not_a_number_stops_with_the_step(tmp_path):
     task = LineTask()
     task.loss = lambda model, batch: {"total": model(batch["x"]).sum() * float("nan")}
-    with pytest.raises(RuntimeError, match="not finite at step 0"):
+    with pytest.raises(RuntimeError, match="loss not finite at step 0"):
         fit(task, CONFIG, tmp_path)
 
 
@@ -92,7 +94,10 @@ def test_schedules():
 def test_recipe_errors_name_the_key(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("train: {epochs: 3}\n")
-    assert load(path, ["train.epochs=5", "train.precision=bf16-mixed"])["train"] == {"epochs": 5, "precision": "bf16-mixed"}
+    assert load(path, ["train.epochs=5", "train.precision=bf16-mixed"])["train"] == {
+        "epochs": 5,
+        "precision": "bf16-mixed",
+    }
     with pytest.raises(ValueError, match="unknown key epoch; the keys are: epochs"):
         build(TrainConfig, {"epoch": 3}, "train")
     with pytest.raises(ValueError, match=r"train.epochs = 'many': must be int"):

@@ -103,9 +103,7 @@ def crop(sample: Sample, rng: np.random.Generator, kept: tuple[float, float]) ->
     return replace(sample, image=image, bbox=bbox, visibility=visibility)
 
 
-def transform_bbox(
-    bbox: np.ndarray, config: AugmentationConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, float]:
+def transform_bbox(bbox: np.ndarray, config: AugmentationConfig, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """A shifted and scaled bbox and a rotation in radians."""
     center, size = (bbox[:2] + bbox[2:]) / 2, bbox[2:] - bbox[:2]
     if rng.random() < config.shift:
@@ -136,7 +134,9 @@ def photometric(crop: np.ndarray, config: AugmentationConfig, rng: np.random.Gen
     height, width = crop.shape[:2]
     if rng.random() < config.low_resolution:
         factor = rng.uniform(0.2, 0.7)
-        small = cv2.resize(crop, (max(2, int(width * factor)), max(2, int(height * factor))), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            crop, (max(2, int(width * factor)), max(2, int(height * factor))), interpolation=cv2.INTER_AREA
+        )
         crop = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < config.blur:
         crop = cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.5, 2.0))

@@ -32,7 +32,11 @@ class PoseDataset(Dataset):
     """
 
     def __init__(
-        self, sources: list[Source], crop_size: tuple[int, int], augmentation: AugmentationConfig = NO_AUGMENTATION, seed: int = 0
+        self,
+        sources: list[Source],
+        crop_size: tuple[int, int],
+        augmentation: AugmentationConfig = NO_AUGMENTATION,
+        seed: int = 0,
     ) -> None:
         self.crop_size, self.augmentation, self.seed, self.epoch = crop_size, augmentation, seed, 0
         self.persons: list[tuple[Path, dict]] = []
@@ -69,7 +73,9 @@ class PoseDataset(Dataset):
         return example(crop, transform.to_crop(sample.keypoints), sample, self.crop_size)
 
 
-def example(crop: np.ndarray, keypoints: np.ndarray, sample: Sample, crop_size: tuple[int, int]) -> dict[str, torch.Tensor]:
+def example(
+    crop: np.ndarray, keypoints: np.ndarray, sample: Sample, crop_size: tuple[int, int]
+) -> dict[str, torch.Tensor]:
     """The tensors of one example, as PoseLoss takes them; keypoints (17, 2) crop px.
 
     A keypoint labelled by a teacher (weight below 1) says little about visibility unless the teacher was sure.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,13 @@ import numpy as np
 import torch
 
 from probpose_ros.codec import Codec
+from probpose_ros.geometry import bbox_to_window
 from probpose_ros.oks import oks, oks_variance
 from probpose_training.augmentation import NO_AUGMENTATION, AugmentationConfig
+from probpose_training.checkpoint import pose_info, save_checkpoint
 from probpose_training.configuration import build, take
 from probpose_training.data import PoseDataset, Source
+from probpose_training.graph import normalise
 from probpose_training.losses import LossConfig, PoseLoss
 from probpose_training.network import NetworkConfig, ProbPose
 
@@ -29,6 +31,7 @@ class PoseTask:
         self.codec = Codec(self.network.input_size, self.network.map_size, **config.get("codec") or {})
         self.model = ProbPose(self.network)
         self._loss = PoseLoss(self.codec, build(LossConfig, config.get("loss"), "loss"))
+        self.card = take(config.get("card") or {}, ("name", "trained_on", "licence"), "card")
         data = take(config.get("data") or {}, ("root", "train", "val"), "data")
         root = Path(data.get("root", "."))
         seed = (config.get("train") or {}).get("seed", 0)
@@ -41,7 +44,7 @@ class PoseTask:
 
     @torch.no_grad()
     def validate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Mean OKS of the labelled keypoints, the share of persons above OKS 0.5 and 0.75, presence accuracy (all are in)."""
+        """Of the labelled keypoints: mean OKS and presence recall; share of persons above OKS 0.5 and 0.75."""
         model.eval()
         device = next(model.parameters()).device
         similarities, presence = [], []
@@ -53,10 +56,12 @@ class PoseTask:
             for keypoints, example, i in zip(decoded.keypoints, examples, range(start, start + 32)):
                 annotation = self.val_dataset.persons[i][1]
                 # Distances are in crop px: the person's area goes there by the window's scale.
-                scale = np.prod(np.array(self.network.input_size) - 1) / _window_area(annotation, self.network.input_size)
+                scale = np.prod(np.array(self.network.input_size) - 1) / _window_area(
+                    annotation, self.network.input_size
+                )
                 distance = ((keypoints - example["keypoints"].numpy()) ** 2).sum(-1)
                 labelled = example["annotated"].numpy() > 0
-                similarities.append(oks(distance, oks_variance(annotation["area"] * scale))[labelled])
+                similarities.append(oks(distance, oks_variance(annotation["area"] * scale**2))[labelled])
         persons = np.array([values.mean() for values in similarities])
         labelled = np.concatenate([[e["annotated"].numpy() > 0] for e in self.val_dataset])
         return {
@@ -66,15 +71,9 @@ class PoseTask:
             "presence_recall": float((np.concatenate(presence)[labelled] > 0.5).mean()),
         }
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "pose", "network": asdict(self.network), "codec": asdict(self.codec)}
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, H, W, 3) BGR -> float32 (B, 3, H, W) RGB, ImageNet mean and standard deviation, channels last in memory."""
-    mean = torch.tensor([123.675, 116.28, 103.53], device=images.device)
-    std = torch.tensor([58.395, 57.12, 57.375], device=images.device)
-    return ((images.flip(-1).float() - mean) / std).permute(0, 3, 1, 2)
+    def save(self, model: torch.nn.Module, path: Path) -> None:
+        info = pose_info(self.network, decode_profile=self.codec.profile, padding=self.codec.padding, **self.card)
+        save_checkpoint(path, model, info)
 
 
 def _sources(root: Path, entries: list[dict[str, Any]]) -> list[Source]:
@@ -82,8 +81,6 @@ def _sources(root: Path, entries: list[dict[str, Any]]) -> list[Source]:
     return [Source(str(root / s.annotations), str(root / s.images), s.repeat) for s in sources]
 
 
-def _window_area(annotation: dict[str, Any], crop_size: tuple[int, int]) -> float:
-    from probpose_ros.geometry import bbox_to_window
-
+def _window_width(annotation: dict[str, Any], crop_size: tuple[int, int]) -> float:
     x, y, w, h = annotation["bbox"]
-    return float(np.prod(bbox_to_window(np.array([x, y, x + w, y + h]), crop_size[0] / crop_size[1])[1]))
+    return float(bbox_to_window(np.array([x, y, x + w, y + h]), crop_size[0] / crop_size[1])[1][0])

@@ -1,6 +1,7 @@
 """Pseudo-labels: a teacher's keypoints for the persons of an image set, written as COCO-format annotations.
 
-``python -m probpose_training.pseudo_labels --images DIR (--boxes people.json | --annotations A.json) --teacher DIR --out B.json``
+``python -m probpose_training.pseudo_labels --images DIR --boxes people.json --teacher DIR --out B.json``, or
+``--annotations A.json`` instead of ``--boxes``.
 
 Each annotation gets ``keypoint_weights``: 17 numbers in [0, 1]; 0 means unknown, which is never taken for absent.
 """
@@ -84,7 +85,8 @@ def label(entries: list[dict], images: Path, teacher: TinyPoseTeacher) -> dict:
             visibility = np.where(labelled[:, 2] > 0, labelled[:, 2], 2) * known
             coco["annotations"].append(
                 {
-                    "id": len(coco["annotations"]) + 1, "image_id": image_id, "category_id": 1, "iscrowd": 0, "area": area,
+                    "id": len(coco["annotations"]) + 1, "image_id": image_id, "category_id": 1, "iscrowd": 0,
+                    "area": area,
                     "bbox": [round(float(v), 2) for v in (*bbox[:2], *(bbox[2:] - bbox[:2]))],
                     "keypoints": np.column_stack([points.round(2) * known[:, None], visibility]).ravel().tolist(),
                     "keypoint_weights": weight.round(3).tolist(), "num_keypoints": int(known.sum()),

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from probpose_ros.codec import AREA_PER_BOX
 from probpose_ros.geometry import CropTransform, bbox_to_window
 from probpose_ros.oks import oks, oks_variance
-from probpose_ros.codec import AREA_PER_BOX
 from probpose_ros.skeleton import FLIP_INDEX, NUM_KEYPOINTS
 
 CROP_SIZE = (192, 256)
@@ -21,7 +21,7 @@ _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 @dataclass(frozen=True)
 class TeacherPose:
-    """keypoints (17, 2) image px; confidence (17,) in [0, 1]: mean peak times the agreement (OKS) between the windows."""
+    """keypoints (17, 2) image px; confidence (17,) in [0, 1]: mean peak times the windows' agreement (OKS)."""
 
     keypoints: np.ndarray
     confidence: np.ndarray

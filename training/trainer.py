@@ -2,10 +2,10 @@
 
 A task is an object with
 - ``model``: the network, a torch module,
-- ``train_dataset``: a map-style dataset with an ``epoch`` attribute, whose examples depend on (seed, epoch, index) alone,
+- ``train_dataset``: map-style, with an ``epoch`` attribute; an example depends on (seed, epoch, index) alone,
 - ``loss(model, batch) -> dict`` of scalar tensors with the entry ``total``,
 - ``validate(model) -> dict`` of floats; called with the averaged weights,
-- ``describe() -> dict``: plain values that a checkpoint needs so that the model can be built again.
+- ``save(model, path)``: writes the network for use (``probpose export`` reads it); called with the averaged weights.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TrainConfig:
 
 
 class EpochSampler(Sampler[int]):
-    """This process's share of a permutation drawn from (seed, epoch), from batch ``start`` on; the last short batch is dropped.
+    """This process's share of a permutation drawn from (seed, epoch), from batch ``start`` on, without a short last batch.
 
     Global batch b consists of ``world * batch_size`` neighbours in the permutation, whatever the number of processes.
     """
@@ -72,7 +72,9 @@ class EpochSampler(Sampler[int]):
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
         self.epoch, self.start = 0, 0
         if self.batches == 0:
-            raise ValueError(f"batch_size {batch_size} x {world} processes is more than the {length} examples there are")
+            raise ValueError(
+                f"batch_size {batch_size} x {world} processes is more than the {length} examples there are"
+            )
 
     @property
     def batches(self) -> int:
@@ -111,14 +113,16 @@ def parameter_groups(model: torch.nn.Module, config: TrainConfig) -> list[dict[s
 
 
 def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = None) -> Path:
-    """Train and return the path of the last checkpoint, ``out/last.pt``; starts from that file if it is there.
+    """Train and return the path of the network, ``out/model.pt``. Goes on from ``out/last.pt`` if it is there.
 
     ``limit_steps``: stop after this many optimiser steps in all, as an interruption would.
     """
     cv2.setNumThreads(0)  # a forked worker hangs on a thread pool that its parent has used
     if config.threads:
         torch.set_num_threads(config.threads)
-    devices = "auto" if torch.cuda.is_available() and config.accelerator != "cpu" else int(os.environ.get("WORLD_SIZE", 1))
+    devices = (
+        "auto" if torch.cuda.is_available() and config.accelerator != "cpu" else int(os.environ.get("WORLD_SIZE", 1))
+    )
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision)  # type: ignore[arg-type]
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
@@ -128,7 +132,9 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
     optimizer = torch.optim.AdamW(parameter_groups(task.model, config), lr=config.learning_rate)
     model, optimizer = fabric.setup(task.model, optimizer)
     average = copy.deepcopy(task.model).eval() if config.ema else None
-    sampler = EpochSampler(len(task.train_dataset), config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
+    sampler = EpochSampler(
+        len(task.train_dataset), config.batch_size, config.seed, fabric.global_rank, fabric.world_size
+    )
 
     step, last = 0, out / "last.pt"
     if last.is_file():
@@ -153,7 +159,9 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
             losses = task.loss(model, fabric.to_device(batch))
             if not torch.isfinite(losses["total"]):
                 values = {name: float(value) for name, value in losses.items()}
-                raise RuntimeError(f"loss is not finite at step {step}: {values}; lower learning_rate or check the data")
+                raise RuntimeError(
+                    f"loss is not finite at step {step}: {values}; lower learning_rate or check the data"
+                )
             fabric.backward(losses["total"])
             if config.clip_norm:
                 fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
@@ -172,12 +180,16 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
         epoch = step // sampler.batches
         whole = step % sampler.batches == 0
         if log and whole and (epoch % config.validate_every == 0 or step == total):
-            log.write(step, {f"val/{name}": value for name, value in task.validate(average or task.model).items()}, echo=True)
+            log.write(
+                step, {f"val/{name}": value for name, value in task.validate(average or task.model).items()}, echo=True
+            )
         if fabric.is_global_zero and (not whole or epoch % config.save_every == 0 or step >= stop):
             _save(last, task, optimizer, average, step)
         fabric.barrier()
     progress.close()
-    return last
+    if fabric.is_global_zero:
+        task.save(average or task.model, out / "model.pt")
+    return out / "model.pt"
 
 
 def _save(path: Path, task: Any, optimizer: Any, average: torch.nn.Module | None, step: int) -> None:
@@ -188,7 +200,6 @@ def _save(path: Path, task: Any, optimizer: Any, average: torch.nn.Module | None
         "average": average.state_dict() if average is not None else None,
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
-        "task": task.describe(),
     }
     torch.save(state, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
@@ -214,7 +225,7 @@ def _update_average(average: torch.nn.Module, model: torch.nn.Module, decay: flo
 
 
 class _Log:
-    """metrics.csv (step, name, value) and TensorBoard, where it is installed. Rows after ``step`` are from a lost run."""
+    """metrics.csv (step, name, value) and TensorBoard, where installed. Rows after ``step`` are from a lost run."""
 
     def __init__(self, out: Path, step: int) -> None:
         self.path = out / "metrics.csv"

@@ -12,8 +12,12 @@ def register(subparsers) -> None:
         help="train a network from a recipe",
         description="Train a network from a recipe; started again, it goes on from OUT/last.pt. Also runs under torchrun.",
     )
-    parser.add_argument("--config", type=Path, required=True, help="the recipe, e.g. training/configs/probpose_small.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change an entry, e.g. train.epochs=3")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="the recipe, e.g. training/configs/probpose_small.yaml"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change an entry, e.g. train.epochs=3"
+    )
     parser.add_argument("--out", type=Path, help="folder for checkpoints and logs (default: runs/<name of the recipe>)")
     parser.set_defaults(run=run)
 
