@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probpose_ros.backends import TensorSpec, check_tensors, load
+from probpose_ros.backends import BackendError, TensorSpec, check_tensors, load
 from probpose_ros.codec import Codec
 from probpose_ros.model_info import METADATA_KEY, PoseInfo, from_json
 from probpose_ros.models import find_model
@@ -31,6 +31,8 @@ class PoseModel:
         self.path = find_model(model)
         self.session = load(self.path, backend, threads)
         self.info: PoseInfo = from_json(self.session.metadata.get(METADATA_KEY), "pose", str(self.path))
+        if self.info.skeleton != "coco17":
+            raise BackendError(f"{self.path}: skeleton {self.info.skeleton!r}; this version knows coco17")
         self.codec = Codec(self.info.input_size, self.info.map_size, self.info.decode_profile, self.info.padding)
         (width, height), (w, h), k = self.info.input_size, self.info.map_size, NUM_KEYPOINTS
         float32 = np.dtype(np.float32)
