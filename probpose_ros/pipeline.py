@@ -110,7 +110,7 @@ class Pipeline:
 
             quality = or_nan(poses.quality)
             counted = quality[known[i] & (states[i] != KeypointState.OUT)]
-            keypoints = np.where(known[i, :, None], transform.to_image(poses.keypoints[i]), np.nan)
+            keypoints = transform.to_image(np.where(known[i, :, None], poses.keypoints[i], np.nan))
             regions = None
             if poses.probmap is not None:
                 probmap = poses.probmap[i]

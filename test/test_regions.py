@@ -1,0 +1,168 @@
+"""Highest-density regions: against plain sorting and sums, and what ellipse and polygon must contain after float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from probpose_ros.codec import Codec
+from probpose_ros.geometry import CropTransform
+from probpose_ros.regions import is_distribution, map_to_image, regions_from_map
+from probpose_ros.types import RegionKind
+
+CODEC = Codec((192, 256), (48, 64))
+LEVELS = [0.5, 0.8, 0.95]
+
+
+def random_maps(rng: np.random.Generator, shape: tuple[int, ...] = (17, 64, 48)) -> np.ndarray:
+    """Maps as sparsemax makes them: some blobs, cut off at 0, from a single cell to most of the window."""
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    maps = np.zeros(shape)
+    for m in maps:
+        for _ in range(rng.integers(1, 4)):
+            centre, width = rng.uniform(0, 1, 2) * [shape[2], shape[1]], 10 ** rng.uniform(-0.7, 1, 2)
+            m += rng.uniform(0.2, 1) * np.exp(-(((x - centre[0]) / width[0]) ** 2) - ((y - centre[1]) / width[1]) ** 2)
+        m -= rng.uniform(0.01, 0.9) * m.max()
+    maps = np.maximum(maps, 0)
+    return (maps / maps.sum((1, 2), keepdims=True)).astype(np.float32)
+
+
+def random_transform(rng: np.random.Generator) -> CropTransform:
+    size = 10 ** rng.uniform(0.7, 3.3, 2)
+    corner = rng.uniform(-1000, 4000, 2)
+    return CropTransform.from_bbox(np.concatenate([corner, corner + size]), (192, 256))
+
+
+def expected_cells(probmap: np.ndarray, level: float) -> np.ndarray:
+    """(n, 2) x, y of the fewest densest cells that reach the level, with all that equal the last of them."""
+    values = np.sort(probmap.ravel().astype(np.float64))[::-1]
+    needed = np.flatnonzero(values.cumsum() >= level * values.sum())[0]
+    y, x = np.nonzero(probmap >= np.float32(values[needed]))
+    return np.column_stack([x, y])
+
+
+def cell_corners(cells: np.ndarray, transform: CropTransform) -> np.ndarray:
+    """(4 n, 2) float64 image px."""
+    offsets = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+    return transform.to_image(CODEC.to_crop((cells[:, None] + offsets).reshape(-1, 2)))
+
+
+def in_ellipse(points: np.ndarray, ellipse: np.ndarray) -> np.ndarray:
+    x, y, major, minor, theta = ellipse.astype(np.float64)
+    turned = (points - [x, y]) @ np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
+    return ((turned / [major, minor]) ** 2).sum(-1) <= 1
+
+
+def in_convex(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
+    a = polygon.astype(np.float64)
+    edge = np.roll(a, -1, axis=0) - a
+    offset = points[:, None] - a
+    cross = edge[:, 0] * offset[..., 1] - edge[:, 1] * offset[..., 0]
+    return (cross >= 0).all(-1) | (cross <= 0).all(-1)
+
+
+def check_containment(rng: np.random.Generator, rounds: int) -> None:
+    for _ in range(rounds):
+        maps, transform = random_maps(rng), random_transform(rng)
+        regions = regions_from_map(maps, transform, CODEC, LEVELS)
+        for k, level in np.ndindex(*regions.areas.shape):
+            corners = cell_corners(expected_cells(maps[k], LEVELS[level]), transform)
+            assert in_ellipse(corners, regions.ellipses[k, level]).all()
+            assert in_convex(corners, regions.polygons[k][level]).all()
+
+
+def test_ellipse_and_polygon_contain_the_region():
+    check_containment(np.random.default_rng(0), rounds=10)
+
+
+@pytest.mark.slow
+def test_ellipse_and_polygon_contain_the_region_1e5_maps():
+    check_containment(np.random.default_rng(1), rounds=100_000 // 17 + 1)
+
+
+def test_regions_have_the_mass_and_the_area():
+    rng = np.random.default_rng(2)
+    maps, transform = random_maps(rng), random_transform(rng)
+    regions = regions_from_map(maps, transform, CODEC, LEVELS)
+    # The cell's side in image px is that of the window over the number of steps between cells.
+    cell_area = transform.window_size.prod() / (47 * 63)
+    for k, level in np.ndindex(*regions.areas.shape):
+        cells = expected_cells(maps[k], LEVELS[level])
+        assert maps[k][cells[:, 1], cells[:, 0]].sum() >= LEVELS[level] - 1e-5
+        np.testing.assert_allclose(regions.areas[k, level], len(cells) * cell_area, rtol=1e-5)
+    assert (np.diff(regions.areas, axis=1) >= 0).all()
+
+
+def test_exports_are_not_much_larger_than_the_region():
+    # One convex blob: the hull adds the steps of the grid only, the ellipse some more. Otherwise a huge shape would do.
+    y, x = np.mgrid[:64, :48]
+    blob = np.maximum(1 - ((x - 20) / 9) ** 2 - ((y - 30) / 14) ** 2, 0)
+    maps = np.repeat((blob / blob.sum())[None], 17, axis=0).astype(np.float32)
+    regions = regions_from_map(maps, random_transform(np.random.default_rng(3)), CODEC, [0.9])
+    hull = regions.polygons[0][0].astype(np.float64)
+    following = np.roll(hull, -1, axis=0)
+    area = abs((hull[:, 0] * following[:, 1] - hull[:, 1] * following[:, 0]).sum()) / 2
+    assert 1 <= area / regions.areas[0, 0] < 1.15
+    assert 1 <= np.pi * regions.ellipses[0, 0, 2:4].prod() / regions.areas[0, 0] < 1.35
+
+
+def test_covariance_is_the_maps_in_image_px():
+    rng = np.random.default_rng(4)
+    maps, transform = random_maps(rng), random_transform(rng)
+    found = regions_from_map(maps, transform, CODEC, [0.5]).covariances
+    centres = transform.to_image(CODEC.to_crop(np.stack(np.meshgrid(np.arange(48), np.arange(64)), -1).reshape(-1, 2)))
+    cell = transform.window_size / [47, 63]
+    for probmap, (xx, xy, yy) in zip(maps, found, strict=True):
+        expected = np.cov(centres.T, aweights=probmap.ravel().astype(np.float64), ddof=0) + np.diag(cell**2) / 12
+        np.testing.assert_allclose([[xx, xy], [xy, yy]], expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_single_cell_gives_that_cell():
+    maps = np.zeros((17, 64, 48), np.float32)
+    maps[:, 10, 30] = 1
+    transform = CropTransform(np.array([100.0, 200.0]), np.array([47.0, 63.0]), (192, 256))  # 1 cell = 1 px
+    regions = regions_from_map(maps, transform, CODEC, LEVELS)
+    centre = transform.to_image(CODEC.to_crop(np.array([30, 10])))
+    np.testing.assert_allclose(regions.areas, 1, rtol=1e-6)
+    np.testing.assert_allclose(regions.ellipses[..., :2], np.broadcast_to(centre, (17, 3, 2)))
+    np.testing.assert_allclose(regions.ellipses[..., 2:4], np.sqrt(0.5), rtol=1e-4)  # the circle around a unit square
+    np.testing.assert_allclose(regions.covariances, [[1 / 12, 0, 1 / 12]] * 17, atol=1e-9)
+    assert regions.polygons[5][1].shape == (4, 2)
+
+
+def test_a_flat_map_gives_the_window():
+    maps = np.full((17, 64, 48), 1 / (64 * 48), np.float32)
+    regions = regions_from_map(maps, random_transform(np.random.default_rng(5)), CODEC, [0.5])
+    assert regions.polygons[0][0].shape == (4, 2)  # equal cells enter together
+
+
+def test_nothing_is_promised():
+    regions = regions_from_map(random_maps(np.random.default_rng(6)), random_transform(np.random.default_rng(7)), CODEC, LEVELS)
+    assert regions.kind == RegionKind.UNKNOWN and not regions.valid.any()
+    assert regions.levels.tolist() == [np.float32(level) for level in LEVELS]
+    for array in (regions.ellipses, regions.areas, regions.covariances, regions.levels, regions.polygons[0][0]):
+        assert array.dtype == np.float32
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -0.5, 0.3, "empty"])
+def test_what_is_no_distribution_has_no_region(fault):
+    maps, transform = random_maps(np.random.default_rng(8)), random_transform(np.random.default_rng(9))
+    clean = regions_from_map(maps, transform, CODEC, LEVELS)
+    if fault == "empty":
+        maps[3] = 0
+    else:
+        maps[3, 5, 5] += fault
+    assert is_distribution(maps).tolist() == [k != 3 for k in range(17)]
+    regions = regions_from_map(maps, transform, CODEC, LEVELS)
+    for found, expected in ((regions.ellipses, clean.ellipses), (regions.areas, clean.areas)):
+        assert np.isnan(found[3]).all()
+        np.testing.assert_array_equal(np.delete(found, 3, 0), np.delete(expected, 3, 0))
+    assert np.isnan(regions.covariances[3]).all()
+    assert [len(polygon) for polygon in regions.polygons[3]] == [0, 0, 0]
+
+
+def test_map_to_image_is_the_way_through_the_crop():
+    transform = CropTransform(np.array([50.0, 70.0]), np.array([120.0, 160.0]), (192, 256), rotation=0.3)
+    matrix, offset = map_to_image(transform, CODEC)
+    points = np.random.default_rng(10).uniform(0, 60, (20, 2))
+    np.testing.assert_allclose(points @ matrix.T + offset, transform.to_image(CODEC.to_crop(points)), atol=1e-9)
