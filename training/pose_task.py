@@ -56,9 +56,7 @@ class PoseTask:
             for keypoints, example, i in zip(decoded.keypoints, examples, range(start, start + 32)):
                 annotation = self.val_dataset.persons[i][1]
                 # Distances are in crop px: the person's area goes there by the window's scale.
-                scale = np.prod(np.array(self.network.input_size) - 1) / _window_area(
-                    annotation, self.network.input_size
-                )
+                scale = (self.network.input_size[0] - 1) / _window_width(annotation, self.network.input_size)
                 distance = ((keypoints - example["keypoints"].numpy()) ** 2).sum(-1)
                 labelled = example["annotated"].numpy() > 0
                 similarities.append(oks(distance, oks_variance(annotation["area"] * scale**2))[labelled])

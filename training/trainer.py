@@ -63,7 +63,7 @@ class TrainConfig:
 
 
 class EpochSampler(Sampler[int]):
-    """This process's share of a permutation drawn from (seed, epoch), from batch ``start`` on, without a short last batch.
+    """This process's share of a permutation drawn from (seed, epoch), from batch ``start`` on; no short last batch.
 
     Global batch b consists of ``world * batch_size`` neighbours in the permutation, whatever the number of processes.
     """
@@ -159,9 +159,7 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
             losses = task.loss(model, fabric.to_device(batch))
             if not torch.isfinite(losses["total"]):
                 values = {name: float(value) for name, value in losses.items()}
-                raise RuntimeError(
-                    f"loss is not finite at step {step}: {values}; lower learning_rate or check the data"
-                )
+                raise RuntimeError(f"loss not finite at step {step}: {values}; lower learning_rate or check the data")
             fabric.backward(losses["total"])
             if config.clip_norm:
                 fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
