@@ -42,16 +42,23 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Codec:
-    """crop_size, map_size: (width, height) in px; profile: one of PROFILES; padding: of the activation window."""
+    """crop_size, map_size: (width, height) in px; profile: one of PROFILES; padding: of the activation window.
+
+    window_scale: the map covers a window this many times the crop, about the same centre (the outer map of a double
+    heatmap; 1 for all others).
+    """
 
     crop_size: tuple[int, int]
     map_size: tuple[int, int]
     profile: str = "oks"
     padding: float = PADDING
+    window_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {self.profile!r}")
+        if not self.window_scale >= 1:
+            raise ValueError(f"window_scale must be at least 1, got {self.window_scale!r}")
         if min(self.map_size) < 3:
             raise ValueError(f"map_size must be at least 3 x 3, got {self.map_size!r}")
 
@@ -62,7 +69,7 @@ class Codec:
         area = w * h / self.padding**2
         if self.profile == "reference":
             return np.clip(2 * (2 * SIGMAS) ** 2 * np.sqrt(area), 0.55, 3.0)
-        return oks_variance(AREA_PER_BOX * area)
+        return oks_variance(AREA_PER_BOX * area / self.window_scale**2)
 
     @cached_property
     def kernels(self) -> tuple[np.ndarray, np.ndarray]:
@@ -87,15 +94,19 @@ class Codec:
 
     def to_map(self, points: np.ndarray) -> np.ndarray:
         """Crop px (..., 2) -> map px (..., 2)."""
-        return np.asarray(points) * self._ratio
+        return (np.asarray(points) - self._origin) * self._ratio
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Map px (..., 2) -> crop px (..., 2)."""
-        return np.asarray(points) / self._ratio
+        return np.asarray(points) / self._ratio + self._origin
 
     @cached_property
     def _ratio(self) -> np.ndarray:
-        return (np.array(self.map_size) - 1) / (np.array(self.crop_size) - 1)
+        return (np.array(self.map_size) - 1) / (np.array(self.crop_size) * self.window_scale - 1)
+
+    @cached_property
+    def _origin(self) -> np.ndarray:
+        return np.array(self.crop_size) * (1 - self.window_scale) / 2
 
     def encode(self, keypoints: np.ndarray) -> np.ndarray:
         """OKS of every cell with the true keypoint: the target of the dense OKS loss.

@@ -36,6 +36,9 @@ class LossConfig(Options):
     risk: str = option(
         "minus", "p(1-t), (1-p)t, or the average of both", choices=("minus", "plus", "both")
     )
+    fenchel_young: float = option(
+        0.0, "Weight of the sparsemax loss towards the normalised target: a proper scoring rule, unlike the OKS risk", minimum=0.0
+    )
     target_profile: str = option("codec", "Widths of the training targets", choices=("codec", *PROFILES))
     train_outside: bool = option(False, "Keypoints outside the window train the map too, towards the nearest border")
     balance_visibility: bool = option(True, "Weigh visible and invisible keypoints alike over the batch")
@@ -78,6 +81,9 @@ class PoseLoss(nn.Module):
             maps = (weight * (output.logits.float() - target).square().mean((-2, -1))).mean()
         else:
             maps = (weight * oks_map_loss(probmaps, target, config)).mean()
+        if config.fenchel_young:
+            score = sparsemax_loss(output.logits.float() / output.temperature, probmaps, target)
+            maps = maps + config.fenchel_young * (weight * score).mean()
 
         presence = bce(output.presence, batch["in_window"], batch.get("presence_weight", annotated))
         visible_weight = batch["visible_weight"]
@@ -140,12 +146,28 @@ def oks_map_loss(p: Tensor, target: Tensor, config: LossConfig) -> Tensor:
     share = 1 - config.alpha - config.gamma
     smoothness = sobel(p)
     if config.reduction == "keypoint":
-        loss = share * risk.sum((-2, -1)) + config.alpha * smoothness.amax((-2, -1))
+        # The maximum by max, not amax: of several equal gradients one is trained, as in the public implementation.
+        loss = share * risk.sum((-2, -1)) + config.alpha * smoothness.flatten(-2).max(-1).values
         return loss + config.gamma * (p - target).square().mean((-2, -1))
     cells = share * risk + config.alpha * smoothness
     if config.gamma:
         cells = cells + config.gamma * (p - target).square()
     return cells.sum((-2, -1)) if config.reduction == "sum" else cells.mean((-2, -1))
+
+
+def sparsemax_loss(z: Tensor, p: Tensor, target: Tensor) -> Tensor:
+    """Fenchel-Young loss of sparsemax (Martins and Astudillo, ICML 2016), >= 0; its gradient in z is ``p - q``.
+
+    Its minimiser is the mean of q given the image, so that the maps come out calibrated instead of too sharp.
+
+    Args:
+        z: (B, K, h, w) logits / temperature. p: sparsemax(z). target: OKS of each cell; q is the target divided by its sum.
+
+    Returns:
+        (B, K).
+    """
+    q, p = target / target.sum((-2, -1), keepdim=True).clamp(min=1e-12), p.detach()
+    return (z * (p - q)).sum((-2, -1)) + (q.square() - p.square()).sum((-2, -1)) / 2
 
 
 def sobel(p: Tensor) -> Tensor:
