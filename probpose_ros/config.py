@@ -117,7 +117,7 @@ class NodeConfig(Options):
     cameras: list[str] = option([], "Names of cameras served by this node; empty: one camera, topics without a prefix")
     autostart: bool = option(True, "Configure and activate at once; false: wait for lifecycle transitions (the launch file's way)")
     compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage instead of Image")
-    status_rate: float = option(10.0, "Heartbeat on ~status, Hz", minimum=1.0, maximum=100.0)
+    status_rate: float = option(10.0, "Heartbeat on the topic status, Hz", minimum=1.0, maximum=100.0)
     no_image_hint_after: float = option(
         3.0, "Seconds without an image after which the node logs what it could subscribe to", minimum=0.5, maximum=60.0
     )

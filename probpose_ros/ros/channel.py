@@ -112,7 +112,9 @@ class Channel:
         for publisher in self.publishers:
             self.node.destroy_publisher(publisher)
 
-    def publish(self, image: np.ndarray | None, header: Header, result: FrameResult, taken: float) -> None:
+    def publish(
+        self, image: np.ndarray | None, header: Header, result: FrameResult, taken: float, error: str = ""
+    ) -> None:
         """Everything that follows from one result. ``taken``: when the image arrived (time.perf_counter)."""
         self.header = header
         zones = [person_zone(person) for person in result.people]
@@ -129,7 +131,7 @@ class Channel:
         advisory.sequence, advisory.age_ms = self.sequence, people.age_ms
         self.zones.publish(advisory)
         self.sequence += 1
-        self.stats.finished(result.state, people.age_ms)
+        self.stats.finished(result.state, people.age_ms, error)
 
         if self._camera_fits(result) and self.markers.get_subscription_count():
             config, polygons = self.config, [zone.polygon for zone in zones]
@@ -141,10 +143,10 @@ class Channel:
 
     def publish_failure(self, msg: Image | CompressedImage, error: Exception, taken: float) -> None:
         """An image that gave no result still gives a message: state UNKNOWN."""
-        self.stats.failed(f"{type(error).__name__}: {error}")
         self.node.get_logger().error(f"{self.prefix}image: {error}", throttle_duration_sec=5.0)
         width, height = getattr(msg, "width", 0), getattr(msg, "height", 0)
-        self.publish(None, msg.header, FrameResult((), width, height, FrameState.UNKNOWN), taken)
+        nothing = FrameResult((), width, height, FrameState.UNKNOWN)
+        self.publish(None, msg.header, nothing, taken, error=str(error) or type(error).__name__)
 
     def publish_status(self) -> None:
         state, age_ms = self.stats.now()

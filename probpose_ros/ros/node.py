@@ -146,7 +146,11 @@ def warm_up(pipeline: Pipeline) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    rclpy.init(args=args)
+    try:
+        rclpy.init(args=args)
+    except RuntimeError as error:  # a params file that is missing or no YAML, a malformed --ros-args
+        print(f"pose_node: error: {error}", file=sys.stderr)
+        return 1
     node = None
     try:
         node = PoseNode()

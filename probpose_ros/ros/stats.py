@@ -26,6 +26,7 @@ class Stats:
     dropped: int = 0
     errors: int = 0
     last_error: str = ""
+    # Other threads append while one reads: read a copy, tuple(...).
     inputs: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     outputs: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     ages: deque[float] = field(default_factory=lambda: deque(maxlen=300))
@@ -36,20 +37,20 @@ class Stats:
         self.dropped += dropped_another
         self.inputs.append(time.monotonic())
 
-    def finished(self, state: FrameState, age_ms: float) -> None:
-        self.processed += 1
+    def finished(self, state: FrameState, age_ms: float, error: str = "") -> None:
+        """One image is done with; ``error``: it gave no result, and why."""
+        if error:
+            self.errors += 1
+            self.last_error = error
+        else:
+            self.processed += 1
         self.newest = state
-        self.outputs.append(time.monotonic())
         self.ages.append(age_ms)
-
-    def failed(self, error: str) -> None:
-        self.errors += 1
-        self.last_error = error
-        self.newest = FrameState.UNKNOWN
+        self.outputs.append(time.monotonic())
 
     def limit_ms(self) -> float:
         """Age from which a result is STALE: ``stale_after`` or three frame times, whichever is longer."""
-        intervals = np.diff(self.outputs)
+        intervals = np.diff(tuple(self.outputs))
         return 1000 * max(self.stale_after, STALE_FRAMES * float(np.median(intervals)) if len(intervals) else 0.0)
 
     def judge(self, state: FrameState, age_ms: float) -> FrameState:
@@ -69,7 +70,7 @@ class Stats:
 
     def age_percentiles(self) -> tuple[float, float]:
         """p50 and p99 of the last 300 ages at publication, ms."""
-        ages = [age for age in self.ages if not math.isnan(age)]
+        ages = [age for age in tuple(self.ages) if not math.isnan(age)]
         return (float(np.percentile(ages, 50)), float(np.percentile(ages, 99))) if ages else (math.nan, math.nan)
 
 
