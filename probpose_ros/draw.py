@@ -98,9 +98,9 @@ def _draw_joints(pen: _Pen, person: Person) -> None:
         if not np.isfinite(point).all():
             continue
         if not pen.inside(point):
-            pen.arrow_at_edge(point, color, radius * 2)
+            pen.arrow_at_edge(point, color, 12 * pen.unit)
         elif state == KeypointState.OUT:
-            pen.ring(point, color, radius)
+            pen.ring(point, color, radius * 1.5)
         else:
             pen.dot(point, color, radius)
 
@@ -177,8 +177,8 @@ class _Pen:
         self._circle(point, color, radius, -1)
 
     def ring(self, point: np.ndarray, color: tuple, radius: float) -> None:
-        thickness = max(1, round(radius * 0.5))
-        self._circle(point, SHADE, radius, thickness + 2)
+        thickness = max(1, round(radius * 0.4))
+        self._circle(point, SHADE, radius, thickness + 1)
         self._circle(point, color, radius, thickness)
 
     def arrow_at_edge(self, point: np.ndarray, color: tuple, length: float) -> None:

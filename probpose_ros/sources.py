@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +50,7 @@ def open_source(text: str | Path) -> Source:
     text = str(text)
     path = Path(text).expanduser()
     if text.isdigit() and not path.exists():
-        return _video(cv2.VideoCapture(int(text)), f"camera {text}", 30.0)
+        return _camera(int(text))
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
@@ -78,6 +80,14 @@ def read_image(path: str | Path) -> np.ndarray:
 def _pictures(files: list[Path]) -> Source:
     frames = ((float(i), read_image(file)) for i, file in enumerate(files))
     return Source(frames, len(files), names=tuple(file.name for file in files))
+
+
+def _camera(index: int) -> Source:
+    if sys.platform == "linux" and not Path(f"/dev/video{index}").exists():
+        raise SourceError(f"camera {index}: there is no /dev/video{index}")
+    source = _video(cv2.VideoCapture(index), f"camera {index}", 30.0)
+    # A camera's images are stamped when they arrive.
+    return Source(((time.time(), image) for _, image in source), None, fps=source.fps)
 
 
 def _video(capture: cv2.VideoCapture, name: str, default_fps: float) -> Source:
