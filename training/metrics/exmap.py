@@ -88,24 +88,72 @@ class ImageMatches:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """The matches of I images for one level and area range, detections sorted best first.
+
+    matched, ignored: (T, D) bool. image: (D,) index of the image. positives: (I,). similarity, accepted: (I,) sum of the
+    similarities of all matches, and their number.
+    """
+
+    matched: np.ndarray
+    ignored: np.ndarray
+    image: np.ndarray
+    positives: np.ndarray
+    similarity: np.ndarray
+    accepted: np.ndarray
+
+    @classmethod
+    def of(cls, images: list[ImageMatches]) -> Pool:
+        order = np.argsort(-np.concatenate([m.scores for m in images]), kind="stable")
+        return cls(
+            np.concatenate([m.matched for m in images], axis=1)[:, order],
+            np.concatenate([m.ignored for m in images], axis=1)[:, order],
+            np.repeat(np.arange(len(images)), [len(m.scores) for m in images])[order],
+            np.array([m.positives for m in images]),
+            np.array([m.matched_scores.sum() for m in images]),
+            np.array([len(m.matched_scores) for m in images]),
+        )
+
+    def precision_recall(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Interpolated precision (T, 101) at RECALLS and the highest recall (T,); NaN when there is nothing to find.
+
+        weights: (I,) how often each image counts; default once.
+        """
+        weights = np.ones(len(self.positives)) if weights is None else weights
+        positives = (self.positives * weights).sum()
+        precision, recall = np.full((len(THRESHOLDS), len(RECALLS)), np.nan), np.full(len(THRESHOLDS), np.nan)
+        if positives == 0:
+            return precision, recall
+        counts = np.where(self.ignored, 0.0, weights[self.image])
+        true, false = (self.matched * counts).cumsum(axis=1), (~self.matched * counts).cumsum(axis=1)
+        for t in range(len(THRESHOLDS)):
+            found = true[t] / positives
+            share = true[t] / np.maximum(true[t] + false[t], np.spacing(1))
+            share = np.append(np.maximum.accumulate(share[::-1])[::-1], 0)
+            precision[t] = share[np.searchsorted(found, RECALLS, side="left")]
+            recall[t] = found[-1] if len(found) else 0
+        return precision, recall
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """stats: the table, NaN where there is nothing to score; the tool's own tables say -1 there.
 
     levels: visibilities that occur. visibility_counts: keypoints per v after relabelling.
-    matches: per (level index, area name) one ImageMatches an image. pairs: rows image id, detection (1-based), person id,
-    level index, similarity. image_ids: the images, in the order of the matches.
+    pools: by (level index, area name). pairs: rows image id, detection (1-based), person id, level index, similarity.
+    image_ids: the images, in the order of the pools.
     """
 
     stats: dict[str, float]
     levels: tuple[int, ...]
     visibility_counts: dict[int, int]
-    matches: dict[tuple[int, str], list[ImageMatches]] = field(repr=False)
+    pools: dict[tuple[int, str], Pool] = field(repr=False)
     pairs: np.ndarray = field(repr=False)
     image_ids: np.ndarray = field(repr=False)
 
     def stats_of(self, images: np.ndarray) -> dict[str, float]:
         """The table over some images (indices, may repeat): for the bootstrap."""
-        return summarise({key: [per_image[i] for i in images] for key, per_image in self.matches.items()}, self.levels)
+        return summarise(self.pools, self.levels, np.bincount(images, minlength=len(self.image_ids)))
 
 
 @dataclass(frozen=True)
@@ -175,9 +223,9 @@ def evaluate(annotations: dict, results: list[dict], protocol: Protocol = PAPER)
                 matches[level, area].append(
                     _match(image_persons, image_detections, similarity, ignored, limits, protocol)
                 )
-    return Evaluation(
-        summarise(matches, levels), levels, dict(sorted(counts.items())), matches, np.array(rows).reshape(-1, 5), image_ids
-    )
+    pools = {key: Pool.of(images) for key, images in matches.items()}
+    pairs = np.array(rows).reshape(-1, 5)
+    return Evaluation(summarise(pools, levels), levels, dict(sorted(counts.items())), pools, pairs, image_ids)
 
 
 def _read_person(annotation: dict, protocol: Protocol) -> _Person:
@@ -298,37 +346,21 @@ def _match(
     return ImageMatches(scores, matched, ignored, int((~ignored_person).sum()), np.array(accepted))
 
 
-def precision_recall(matches: list[ImageMatches]) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolated precision (T, 101) at RECALLS and the highest recall (T,); NaN when there is nothing to find."""
-    positives = sum(m.positives for m in matches)
-    precision, recall = np.full((len(THRESHOLDS), len(RECALLS)), np.nan), np.full(len(THRESHOLDS), np.nan)
-    if positives == 0 or not matches:
-        return precision, recall
-    order = np.argsort(-np.concatenate([m.scores for m in matches]), kind="stable")
-    matched = np.concatenate([m.matched for m in matches], axis=1)[:, order]
-    counts = ~np.concatenate([m.ignored for m in matches], axis=1)[:, order]
-    true, false = (matched & counts).cumsum(axis=1), (~matched & counts).cumsum(axis=1)
-    for t in range(len(THRESHOLDS)):
-        found = true[t] / positives
-        share = true[t] / np.maximum(true[t] + false[t], np.spacing(1))
-        share = np.maximum.accumulate(share[::-1])[::-1]
-        index = np.searchsorted(found, RECALLS, side="left")
-        precision[t] = np.append(share, 0)[np.minimum(index, len(share))]
-        recall[t] = found[-1] if len(found) else 0
-    return precision, recall
-
-
-def summarise(matches: dict[tuple[int, str], list[ImageMatches]], levels: tuple[int, ...]) -> dict[str, float]:
+def summarise(
+    pools: dict[tuple[int, str], Pool], levels: tuple[int, ...], weights: np.ndarray | None = None
+) -> dict[str, float]:
     """The table of the published tool, in its order."""
-    curves = {key: precision_recall(per_image) for key, per_image in matches.items()}
+    curves = {key: pool.precision_recall(weights) for key, pool in pools.items()}
     half, three_quarters = 0, 5  # THRESHOLDS 0.5 and 0.75
     every, every_recall = curves[0, "all"]
     stats = {"AP": every.mean()}
-    stats |= {f"AP (v={v})": curves[index, "all"][0].mean() for index, v in enumerate(levels, 1)}
-    stats |= {"AP .5": every[half].mean(), "AP .75": every[three_quarters].mean()}
-    stats |= {f"AP ({area})": curves[0, area][0].mean() for area in ("M", "L")}
-    stats |= {"AR": every_recall.mean(), "AR .5": every_recall[half], "AR .75": every_recall[three_quarters]}
-    stats |= {f"AR ({area})": curves[0, area][1].mean() for area in ("M", "L")}
-    accepted = np.concatenate([m.matched_scores for per_image in matches.values() for m in per_image] or [np.array([])])
-    stats["OKS"] = accepted.mean() if len(accepted) else np.nan
+    stats.update({f"AP (v={v})": curves[index, "all"][0].mean() for index, v in enumerate(levels, 1)})
+    stats.update({"AP .5": every[half].mean(), "AP .75": every[three_quarters].mean()})
+    stats.update({f"AP ({area})": curves[0, area][0].mean() for area in ("M", "L")})
+    stats.update({"AR": every_recall.mean(), "AR .5": every_recall[half], "AR .75": every_recall[three_quarters]})
+    stats.update({f"AR ({area})": curves[0, area][1].mean() for area in ("M", "L")})
+    if weights is None:
+        weights = np.ones(len(pools[0, "all"].positives))
+    accepted = sum((pool.accepted * weights).sum() for pool in pools.values())
+    stats["OKS"] = sum((pool.similarity * weights).sum() for pool in pools.values()) / accepted if accepted else np.nan
     return {name: float(value) for name, value in stats.items()}

@@ -1,0 +1,79 @@
+"""``probpose evaluate``: results.json, metrics.json and report.html for a model on COCO-format data."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    from probpose_ros.config import PipelineConfig
+
+    defaults = PipelineConfig()
+    parser = subparsers.add_parser("evaluate", help="measure a model on COCO-format data; writes a report")
+    parser.add_argument("--annotations", required=True, metavar="A.json", help="COCO-format keypoint annotations")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets results.json, metrics.json, report.html")
+    parser.add_argument("--model", default=defaults.model, help="pose model (default: %(default)s)")
+    parser.add_argument("--detector", default=defaults.detector, help="person detector (default: %(default)s)")
+    parser.add_argument(
+        "--boxes", default="gt", metavar="gt|detector|FILE.json",
+        help="people's boxes: annotated, detected, or COCO detection results (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="draws for the intervals (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from probpose_ros.config import PipelineConfig
+    from probpose_ros.serialize import to_json
+    from probpose_training import evaluate as evaluation
+    from probpose_training.coco import CocoError, read_coco, skip_report
+    from probpose_training.domain import domain, domain_table
+    from probpose_training.report import write_report
+
+    if args.bootstrap < 1:
+        raise ValueError(f"--bootstrap must be at least 1, got {args.bootstrap}")
+    dataset = read_coco(args.annotations)
+    if not len(dataset):
+        raise CocoError(f"{args.annotations}: {skip_report(0, dataset.skipped)}; nothing to evaluate")
+    if args.boxes == "gt":
+        boxes = evaluation.true_boxes(dataset)
+    else:
+        boxes = None if args.boxes == "detector" else evaluation.read_boxes(args.boxes)
+    config = PipelineConfig(model=args.model, detector=args.detector)
+
+    predictions = evaluation.predict(dataset, args.images, config, boxes)
+    measurement = evaluation.measure(dataset, list(predictions.frames), predictions.results, args.bootstrap)
+    skipped = skip_report(len(dataset), dataset.skipped + predictions.skipped)
+    areas = domain(dataset)
+    measurement.metrics.update(
+        model=args.model,
+        detector=args.detector if boxes is None else "",
+        boxes=args.boxes,
+        annotations=Path(args.annotations).name,
+        skipped=skipped,
+        unknown_keypoints=predictions.unknown,
+        domain=areas,
+    )
+
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(to_json(predictions.results))
+    (out / "metrics.json").write_text(json.dumps(json.loads(to_json(measurement.metrics)), indent=1))
+    title = f"{Path(args.model).stem} on {Path(args.annotations).stem}"
+    write_report(out / "report.html", title, dataset, args.images, predictions, measurement, areas)
+
+    print(skipped)
+    print(domain_table("this set", areas))
+    extended = measurement.metrics["extended"]
+    for name, row in (
+        ("AP", measurement.metrics["coco"]), ("Ex-AP (paper)", extended["paper"]),
+        ("Ex-AP (threshold from a split)", extended["paper_split"]), ("Ex-AP (exococotools)", extended["exococotools"]),
+    ):  # fmt: skip
+        low, high = row["AP"]["ci95"]
+        print(f"{name:32s} {row['AP']['value']:.3f}  95 % interval {low:.3f} .. {high:.3f}")
+    print(f"report: {out / 'report.html'}")
+    return 0

@@ -1,0 +1,343 @@
+"""The page of an evaluation: one HTML file with its plots and pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from pathlib import Path
+
+import cv2
+import jinja2
+import matplotlib
+import numpy as np
+
+from probpose_ros.draw import draw
+from probpose_ros.types import FrameResult, FrameState
+from probpose_training.coco import CocoKeypoints, read_image
+from probpose_training.crop_augmentation import OUTSIDE_IMAGE
+from probpose_training.domain import AREAS, PAPER_DOMAINS
+from probpose_training.evaluate import Measurement, Predictions
+from probpose_training.metrics.binary import THRESHOLDS, Reliability
+from probpose_training.metrics.exmap import RECALLS
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
+
+WORST, OVERLAYS = 8, 6  # pictures
+MIN_JOINTS = 5  # labelled joints for a worst case to say something
+PICTURE_HEIGHT = 340  # px
+TRUTH_COLOR = (255, 210, 60)  # BGR
+BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
+STYLE = {
+    "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": "#64748b", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.grid": True,
+    "grid.color": "#e2e8f0", "legend.frameon": False, "svg.fonttype": "none",
+}  # fmt: skip
+
+
+def write_report(
+    path: Path,
+    title: str,
+    dataset: CocoKeypoints,
+    images: str | Path,
+    predictions: Predictions,
+    measurement: Measurement,
+    domain: dict[str, float],
+) -> None:
+    """Write the page; the arguments are what `evaluate` made."""
+    metrics = measurement.metrics
+    with pyplot.rc_context(STYLE):
+        plots = {
+            "precision_recall": _precision_recall(measurement),
+            "accuracy": _accuracy(measurement),
+            "reliability": _reliability(measurement.reliabilities),
+            "joints": _joints(metrics["joints"]),
+        }
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(percent=_percent, number=_number, interval=_interval)
+    page = environment.from_string(TEMPLATE).render(
+        title=title,
+        m=metrics,
+        plots=plots,
+        domain=domain,
+        areas=AREAS,
+        paper_domains=PAPER_DOMAINS,
+        worst=_worst_cases(dataset, images, predictions, measurement),
+        overlays=_overlays(dataset, images, predictions),
+    )
+    path.write_text(page)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _percent(value: float) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
+
+
+def _interval(figure: dict) -> str:
+    """``63.1 (58.0 – 68.2)``, in percent."""
+    low, high = figure["ci95"]
+    return _percent(figure["value"]) + (f" ({_percent(low)} – {_percent(high)})" if math.isfinite(low) else "")
+
+
+def _svg(figure: matplotlib.figure.Figure) -> str:
+    """Inline SVG; its text stays text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _precision_recall(measurement: Measurement) -> str:
+    figure, panels = pyplot.subplots(1, 2, figsize=(8.6, 3.1), sharey=True)
+    for panel, name in zip(panels, ("OKS", "Ex-OKS")):
+        precision = measurement.curves[f"precision {name}"]
+        for row, color, label in ((0, GREY, "at .50"), (5, ORANGE, "at .75")):
+            panel.plot(RECALLS, precision[row], color=color, label=label)
+        panel.plot(RECALLS, precision.mean(axis=0), color=BLUE, linewidth=2, label="mean of .50 – .95")
+        panel.set(title=name, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
+    panels[0].set_ylabel("precision")
+    panels[1].legend(loc="lower left")
+    return _svg(figure)
+
+
+def _accuracy(measurement: Measurement) -> str:
+    figure, panel = pyplot.subplots(figsize=(4.4, 3.1))
+    for name, color, style in (("accuracy", BLUE, "-"), ("balanced accuracy", ORANGE, "--")):
+        curve = measurement.curves[name]
+        if np.isfinite(curve).any():
+            best = int(np.nanargmax(curve))
+            panel.plot(THRESHOLDS, curve, style, color=color, label=f"{name}: {curve[best]:.3f} at {THRESHOLDS[best]:.2f}")
+            panel.plot(THRESHOLDS[best], curve[best], "o", color=color, markersize=5)
+    panel.set(title="In or out of the window", xlabel="presence threshold", ylabel="accuracy", xlim=(0, 1), ylim=(None, 1.005))
+    panel.legend(loc="lower center")
+    return _svg(figure)
+
+
+def _reliability(curves: dict[str, Reliability]) -> str:
+    outcomes = {"presence": "share in the window", "visibility": "share visible", "quality": "mean true OKS"}
+    figure, panels = pyplot.subplots(1, 3, figsize=(8.6, 3.0))
+    for panel, (name, curve) in zip(panels, curves.items()):
+        panel.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+        panel.plot(curve.predicted, curve.observed, "o-", color=BLUE, markersize=4)
+        title = f"{name}, ECE {curve.error:.3f}" if math.isfinite(curve.error) else f"{name}: no data"
+        panel.set(title=title, xlabel=f"predicted {name}", ylabel=outcomes[name], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        panel.set_aspect("equal")
+    figure.tight_layout()
+    return _svg(figure)
+
+
+def _joints(joints: list[dict]) -> str:
+    figure, panel = pyplot.subplots(figsize=(8.6, 3.0))
+    place = np.arange(len(joints))
+    panel.bar(place - 0.2, [joint["oks"] for joint in joints], 0.4, color=BLUE, label="true OKS")
+    panel.bar(place + 0.2, [joint["quality"] for joint in joints], 0.4, color=GREY, label="predicted quality")
+    panel.set_xticks(place, [joint["joint"].replace("_", " ") for joint in joints], rotation=40, ha="right")
+    panel.set(ylim=(0, 1), title="Mean per joint, in the window")
+    panel.grid(axis="x", visible=False)
+    panel.legend(loc="upper center", ncols=2)
+    return _svg(figure)
+
+
+def _worst_cases(dataset: CocoKeypoints, images: str | Path, predictions: Predictions, measurement: Measurement) -> list[dict]:
+    """Persons with the lowest mean Ex-OKS, drawn with the truth."""
+    pairs = measurement.pairs
+    count = pairs.labelled.sum(axis=1)
+    score = np.where(pairs.labelled, pairs.ex_oks, 0).sum(axis=1) / np.maximum(count, 1)
+    order = [row for row in np.argsort(score, kind="stable") if count[row] >= MIN_JOINTS][:WORST]
+    cases = []
+    for row in order:
+        person, result = pairs.person[row], predictions.results[pairs.result[row]]
+        entry = dataset.images[int(dataset.image_ids[person])]
+        frame = predictions.frames[entry.id]
+        x, y, w, h = result["bbox"]
+        nearest = min(frame.people, key=lambda p: float(np.abs(p.bbox - [x, y, x + w, y + h]).sum()))
+        labelled = pairs.labelled[row]
+        points, outside = dataset.keypoints[person][labelled], dataset.visibility[person][labelled] == OUTSIDE_IMAGE
+        picture = _picture(
+            read_image(images, entry), FrameResult((nearest,), entry.width, entry.height, FrameState.OK),
+            points, outside, pairs.points[row][labelled],
+        )  # fmt: skip
+        text = f"Ex-OKS {score[row]:.2f}, quality {np.nanmean(nearest.quality):.2f}"
+        cases.append({"src": picture, "text": text, "where": f"{entry.file_name}, annotation {dataset.ids[person]}"})
+    return cases
+
+
+def _overlays(dataset: CocoKeypoints, images: str | Path, predictions: Predictions) -> list[dict]:
+    """Pictures spread evenly over the set, not chosen."""
+    seen = [image_id for image_id, frame in predictions.frames.items() if frame.people]
+    chosen = [seen[i] for i in np.unique(np.linspace(0, len(seen) - 1, OVERLAYS).astype(int))] if seen else []
+    rows = []
+    for image_id in chosen:
+        entry = dataset.images[image_id]
+        canvas = draw(read_image(images, entry), predictions.frames[image_id], margin=0.1, legend=False)
+        rows.append({"src": _jpeg(canvas), "text": f"{len(predictions.frames[image_id].people)} people", "where": entry.file_name})
+    return rows
+
+
+def _picture(
+    image: np.ndarray, frame: FrameResult, points: np.ndarray, outside: np.ndarray, predicted: np.ndarray
+) -> str:
+    """One person in its window: the prediction as on the robot, the truth as crosses, a line from one to the other."""
+    window = frame.people[0].window
+    low = np.floor(np.minimum(window[:2], points.min(axis=0)) - 4).astype(int)
+    high = np.ceil(np.maximum(window[2:], points.max(axis=0)) + 4).astype(int)
+    scale = PICTURE_HEIGHT / (high[1] - low[1])
+    # Drawn on an enlarged image, so that lines are as fine on a small person as on a big one.
+    matrix = np.array([[scale, 0, -low[0] * scale], [0, scale, -low[1] * scale]])
+    size = tuple(int(v) for v in np.ceil((high - low) * scale))
+    canvas = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR, borderValue=(46, 42, 40))
+    canvas = draw(canvas, _scaled(frame, scale, low), legend=False)
+    for point, away, found in zip((points - low) * scale, outside, (predicted - low) * scale):
+        x, y = (int(round(v)) for v in point)
+        cv2.line(canvas, (x, y), tuple(int(round(v)) for v in np.clip(found, -9999, 9999)), TRUTH_COLOR, 1, cv2.LINE_AA)
+        mark = cv2.MARKER_DIAMOND if away else cv2.MARKER_TILTED_CROSS
+        cv2.drawMarker(canvas, (x, y), TRUTH_COLOR, mark, 9, 2, cv2.LINE_AA)
+    return _jpeg(canvas)
+
+
+def _scaled(frame: FrameResult, scale: float, origin: np.ndarray) -> FrameResult:
+    """The frame as seen in a picture whose pixel (0, 0) is ``origin`` and that is ``scale`` times as large."""
+    from dataclasses import replace
+
+    person = frame.people[0]
+    shift = np.concatenate([origin, origin])
+    regions = person.regions
+    if regions is not None:
+        factor = np.array([scale, scale, scale, scale, 1])
+        moved = (regions.ellipses - np.array([*origin, 0, 0, 0])) * factor
+        regions = replace(regions, ellipses=moved.astype(np.float32))
+    moved_person = replace(
+        person,
+        bbox=((person.bbox - shift) * scale).astype(np.float32),
+        window=((person.window - shift) * scale).astype(np.float32),
+        keypoints=((person.keypoints - origin) * scale).astype(np.float32),
+        regions=regions,
+    )
+    return replace(frame, people=(moved_person,))
+
+
+def _jpeg(image: np.ndarray) -> str:
+    """A data URI."""
+    height = image.shape[0]
+    if height > PICTURE_HEIGHT:
+        factor = PICTURE_HEIGHT / height
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { --ink: #0f172a; --soft: #64748b; --line: #e2e8f0; --blue: #2563eb; }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink); margin: 0; background: #f8fafc; }
+main { max-width: 1080px; margin: 0 auto; padding: 36px 28px 72px; background: #fff; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 40px 0 8px; } p { margin: 4px 0 12px; max-width: 78ch; }
+.soft, figcaption { color: var(--soft); } .small { font-size: 13px; }
+.cards { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 22px 0 6px; }
+.card { border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; }
+.card b { display: block; font-size: 26px; line-height: 1.2; font-variant-numeric: tabular-nums; }
+.card span { color: var(--soft); font-size: 13px; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 8px 0 14px; }
+th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { text-align: left; } tr.this td { font-weight: 600; }
+.plots { display: flex; flex-wrap: wrap; gap: 28px; align-items: flex-start; } svg { max-width: 100%; height: auto; }
+.pictures { display: flex; flex-wrap: wrap; gap: 14px; } figure { margin: 0; } figure img { display: block; border-radius: 6px; height: 230px; }
+figcaption { font-size: 12px; max-width: 230px; overflow-wrap: anywhere; }
+</style>
+</head>
+<body><main>
+<h1>{{ title }}</h1>
+<p class="soft">{{ m.images }} images, {{ m.persons }} annotated people, {{ m.predictions }} predictions
+({{ m.persons_matched }} matched), boxes: {{ m.boxes }}. {{ m.skipped }}. In brackets: 95 % intervals over photographs.</p>
+
+<div class="cards">
+<div class="card"><b>{{ m.coco["AP"].value | percent }}</b>AP<br><span>{{ m.coco["AP"] | interval }}</span></div>
+<div class="card"><b>{{ m.extended.paper_split["AP"].value | percent }}</b>Ex-AP<br><span>{{ m.extended.paper_split["AP"] | interval }}</span></div>
+<div class="card"><b>{{ m.presence.auroc.value | number if m.presence.auroc else "–" }}</b>presence AUROC<br>
+<span>{{ m.presence.in }} in, {{ m.presence.out }} out of the window</span></div>
+<div class="card"><b>{{ m.quality.mean_oks | number }}</b>mean OKS of a joint<br><span>quality says {{ m.quality.mean_quality | number }}</span></div>
+</div>
+
+<h2>Average precision</h2>
+<table>
+<tr><th>percent</th>{% for name in ["AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR"] %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for label, row in [("OKS, pycocotools", m.coco), ("Ex-OKS, paper's distance", m.extended.paper),
+  ("Ex-OKS, threshold from a split", m.extended.paper_split), ("Ex-OKS, exococotools", m.extended.exococotools)] %}
+<tr><td>{{ label }}</td>{% for name in ["AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR"] %}<td>{{ row[name] | interval }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+<table>
+<tr><th>Ex-AP by visibility</th>{% for name in m.extended.paper if name.startswith("AP (v=") %}<th>{{ name[4:-1] }}</th>{% endfor %}<th>threshold</th></tr>
+{% for label, row in [("paper's distance", m.extended.paper), ("exococotools", m.extended.exococotools)] %}
+<tr><td>{{ label }}</td>{% for name in row if name.startswith("AP (v=") %}<td>{{ row[name] | interval }}</td>{% endfor %}<td>{{ row.threshold | number(2) }}</td></tr>
+{% endfor %}
+</table>
+<p class="soft small">v = 1 occluded, 2 visible, 3 outside the activation window. The presence threshold is the one of the highest in-or-out accuracy on
+this set's own labels, as published tables do it; the split row takes it for each half of the photographs from the other half
+({{ m.extended.paper_split.threshold[0] | number(2) }} and {{ m.extended.paper_split.threshold[1] | number(2) }}).</p>
+{{ plots.precision_recall | safe }}
+
+<h2>Presence: in the activation window or not</h2>
+<div class="plots"><div>{{ plots.accuracy | safe }}</div>
+<table>
+<tr><th>over labelled joints</th><th></th></tr>
+{% for label, key in [("best accuracy, percent", "accuracy"), ("accuracy, threshold from a split", "accuracy_split"),
+  ("best balanced accuracy", "balanced_accuracy")] %}
+<tr><td>{{ label }}</td><td>{{ m.presence[key] | interval if m.presence[key] else "–" }}</td></tr>
+{% endfor %}
+{% for label, key in [("AUROC", "auroc"), ("Brier score", "brier"), ("calibration error (ECE)", "ece")] %}
+<tr><td>{{ label }}</td><td>{% if m.presence[key] %}{{ m.presence[key].value | number }} ({{ m.presence[key].ci95[0] | number }} – {{ m.presence[key].ci95[1] | number }}){% else %}–{% endif %}</td></tr>
+{% endfor %}
+<tr><td>ECE if it were perfect</td><td>{{ m.presence.ece_of_perfect_calibration | number }}</td></tr>
+</table></div>
+
+<h2>Do the numbers mean what they say?</h2>
+<p class="soft small">Each dot holds as many joints as the others. On the line, the prediction is honest; below it, too sure.</p>
+{{ plots.reliability | safe }}
+<table>
+<tr><th></th><th>AUROC</th><th>Brier</th><th>ECE</th></tr>
+<tr><td>visibility ({{ m.visibility.visible }} visible, {{ m.visibility.occluded }} occluded)</td><td>{{ m.visibility.auroc | number }}</td><td>{{ m.visibility.brier | number }}</td><td>{{ m.visibility.ece | number }}</td></tr>
+</table>
+<table>
+<tr><th></th><th>rank correlation</th><th>mean absolute error</th><th>ECE</th></tr>
+<tr><td>quality against true OKS ({{ m.quality.keypoints }} joints)</td><td>{{ m.quality.rank_correlation | number }}</td><td>{{ m.quality.mean_absolute_error | number }}</td><td>{{ m.quality.calibration_error | number }}</td></tr>
+</table>
+
+<h2>Joint by joint</h2>
+{{ plots.joints | safe }}
+<table>
+<tr><th>joint</th><th>in</th><th>out</th><th>OKS</th><th>OKS &gt; ½, %</th><th>Ex-OKS</th><th>quality</th><th>presence right, %</th></tr>
+{% for j in m.joints %}
+<tr><td>{{ j.joint.replace("_", " ") }}</td><td>{{ j.in }}</td><td>{{ j.out }}</td><td>{{ j.oks | number }}</td><td>{{ j.oks_above_half | percent }}</td><td>{{ j.ex_oks | number }}</td><td>{{ j.quality | number }}</td><td>{{ j.presence_accuracy | percent }}</td></tr>
+{% endfor %}
+</table>
+
+<h2>Domain</h2>
+<p class="soft small">Where the annotated joints lie, in percent: {% for area, text in areas.items() %}{{ area }} {{ text }}{{ "; " if not loop.last }}{% endfor %}.</p>
+<table>
+<tr><th></th>{% for area in areas %}<th>{{ area }}</th>{% endfor %}</tr>
+<tr class="this"><td>this set</td>{% for value in domain.values() %}<td>{{ value | number(1) }}</td>{% endfor %}</tr>
+{% for name, row in paper_domains.items() %}<tr><td>{{ name }} (paper)</td>{% for value in row %}<td>{{ value | number(1) }}</td>{% endfor %}</tr>{% endfor %}
+</table>
+
+<h2>Worst cases</h2>
+<p class="soft small">Lowest mean Ex-OKS of a person. Prediction: green in, orange in or out, red ring out; light blue: the truth (cross in the image,
+diamond outside it) and the way to it. Dashed: activation window.</p>
+<div class="pictures">{% for p in worst %}<figure><img src="{{ p.src }}" alt="{{ p.where }}"><figcaption>{{ p.text }}<br>{{ p.where }}</figcaption></figure>{% endfor %}</div>
+
+<h2>Not chosen</h2>
+<p class="soft small">Images spread evenly over the set.</p>
+<div class="pictures">{% for p in overlays %}<figure><img src="{{ p.src }}" alt="{{ p.where }}"><figcaption>{{ p.text }}<br>{{ p.where }}</figcaption></figure>{% endfor %}</div>
+</main></body></html>
+"""
