@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     pipeline = Pipeline(config)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    if Path(args.source).exists() and out.resolve() in (Path(args.source).resolve(), Path(args.source).resolve().parent):
+        raise ValueError(f"--out {out}: holds the source, which could be overwritten; choose another folder")
 
     count = people = 0
     with ExitStack() as stack:
