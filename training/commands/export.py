@@ -21,12 +21,19 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from probpose_training.checkpoint import codec_of, load_checkpoint
+    from probpose_training.checkpoint import codec_of, load_checkpoint, read_tensors
+    from probpose_training.detector.checkpoint import is_detector, load_detector
+    from probpose_training.detector.export import export_detector
     from probpose_training.export import export_pose
 
-    model, info = load_checkpoint(args.checkpoint)
+    content = read_tensors(args.checkpoint)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    differences = export_pose(model, codec_of(info), info, args.out, args.with_probmap, args.precision)
+    if is_detector(content):
+        detector, detector_info = load_detector(content, args.checkpoint)
+        differences = export_detector(detector, detector_info, args.out, args.precision)
+    else:
+        model, info = load_checkpoint(args.checkpoint)
+        differences = export_pose(model, codec_of(info), info, args.out, args.with_probmap, args.precision)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, verified; largest differences:")
     for name, value in differences.items():
         print(f"  {name}: {value:.2g}")

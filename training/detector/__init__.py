@@ -1,0 +1,1 @@
+"""A one-class person detector: network, assignment, losses, data, export."""
