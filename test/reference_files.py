@@ -1,4 +1,4 @@
-"""The reference folder beside the repository: golden vectors, and the recipe that makes the weights they were made with."""
+"""The reference folder beside the repository: golden vectors, and the recipe that makes their weights."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_golden_network(variant, kind, final_scale):
     model = recipe_model(variant, final_scale)
     if "weights_checksum" in expected:
         state = model.state_dict()
-        for key, sums in zip(expected["weights_keys"], expected["weights_checksum"]):
+        for key, sums in zip(expected["weights_keys"], expected["weights_checksum"], strict=True):
             flat = state[str(key)].double().flatten()
             np.testing.assert_allclose([flat.sum(), flat.abs().sum(), flat[0], flat[-1]], sums, rtol=1e-6)
     crops = torch.from_numpy(expected["images_bgr_u8"])
@@ -97,7 +97,9 @@ def check_keypoints(result, expected, prefix):
     keypoints = result.keypoints.numpy()
     # The reference goes from the map to "input px" by 192/47 where the crop's pixels are 191/47 apart.
     reference_px = keypoints * [192 / 191, 256 / 255]
-    np.testing.assert_allclose(reference_px[clear], expected[f"{prefix}_kpts_input_space"][:, 0][clear], rtol=0, atol=0.01)
+    np.testing.assert_allclose(
+        reference_px[clear], expected[f"{prefix}_kpts_input_space"][:, 0][clear], rtol=0, atol=0.01
+    )
     conf = expected[f"{prefix}_keypoints_conf"][:, 0]
     np.testing.assert_allclose(result.peak.numpy()[clear], conf[clear], rtol=0, atol=2e-5)
     for i in range(2):

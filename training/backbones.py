@@ -129,7 +129,7 @@ class ConvNet(nn.Module):
         self.stem = conv_bn_relu(3, max(16, widths[0] // 2), stride=2)
         inputs = max(16, widths[0] // 2)
         self.stages = nn.ModuleList()
-        for width, depth in zip(widths, depths):
+        for width, depth in zip(widths, depths, strict=True):
             blocks = [ResidualBlock(width) for _ in range(depth)]
             self.stages.append(nn.Sequential(conv_bn_relu(inputs, width, stride=2), *blocks))
             inputs = width

@@ -25,7 +25,7 @@ FORMAT = "probpose checkpoint 1"
 
 
 def pose_info(config: NetworkConfig, name: str, **values: Any) -> PoseInfo:
-    """The PoseInfo of a network; ``values``: its other fields (padding, decode_profile, trained_on, ...)."""
+    """The PoseInfo of a network; ``values``: its other fields (decode_profile, trained_on, ...)."""
     sizes = {"input_size": config.input_size, "map_size": config.map_size, "temperature": config.temperature}
     return PoseInfo(kind="pose", name=name, **sizes, **values)
 

@@ -1,4 +1,4 @@
-"""The codec's expected-OKS decode in torch: applies the numbers of ``probpose_ros.codec`` on any device and in a graph."""
+"""The expected-OKS decode in torch: applies the numbers of ``probpose_ros.codec`` on any device and in a graph."""
 
 from __future__ import annotations
 

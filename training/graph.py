@@ -62,7 +62,7 @@ class PoseGraph(nn.Module):
         if self.flip:
             mirrored, *others = (value[:, self.flip_index] for value in self._predict(images.flip(-1)))
             probmap = (probmap + mirrored.flip(-1)) / 2
-            scalars = [(a + b) / 2 for a, b in zip(scalars, others)]
+            scalars = [(a + b) / 2 for a, b in zip(scalars, others, strict=True)]
         keypoints, peak = self.decode(probmap)
         return PoseResult(keypoints, *scalars, peak, probmap)
 

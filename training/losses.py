@@ -33,11 +33,11 @@ class LossConfig(Options):
     )
     alpha: float = option(0.05, "Share of the smoothness (Sobel) term", minimum=0.0, maximum=1.0)
     gamma: float = option(0.0, "Share of a squared-error term", minimum=0.0, maximum=1.0)
-    risk: str = option(
-        "minus", "p(1-t), (1-p)t, or the average of both", choices=("minus", "plus", "both")
-    )
+    risk: str = option("minus", "p(1-t), (1-p)t, or the average of both", choices=("minus", "plus", "both"))
     fenchel_young: float = option(
-        0.0, "Weight of the sparsemax loss towards the normalised target: a proper scoring rule, unlike the OKS risk", minimum=0.0
+        0.0,
+        "Weight of the sparsemax loss towards the normalised target: a proper scoring rule, unlike the OKS risk",
+        minimum=0.0,
     )
     target_profile: str = option("codec", "Widths of the training targets", choices=("codec", *PROFILES))
     train_outside: bool = option(False, "Keypoints outside the window train the map too, towards the nearest border")
@@ -126,7 +126,7 @@ def _cell_distances(keypoints: Tensor, codec: Codec) -> list[tuple[Tensor, Tenso
 
 
 def blend(target: Tensor, weight: Tensor, teacher: Tensor, teacher_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """One target and weight for label and teacher together; the OKS loss is linear in the target, so nothing is lost."""
+    """One target and weight for label and teacher together; the OKS loss is linear in the target, so none is lost."""
     total = weight + teacher_weight
     share = (teacher_weight / total.clamp(min=1e-12))[..., None, None]
     return target + share * (teacher - target), total
@@ -161,7 +161,8 @@ def sparsemax_loss(z: Tensor, p: Tensor, target: Tensor) -> Tensor:
     Its minimiser is the mean of q given the image, so that the maps come out calibrated instead of too sharp.
 
     Args:
-        z: (B, K, h, w) logits / temperature. p: sparsemax(z). target: OKS of each cell; q is the target divided by its sum.
+        z: (B, K, h, w) logits / temperature. p: sparsemax(z).
+        target: OKS of each cell; q is the target divided by its sum.
 
     Returns:
         (B, K).

@@ -10,7 +10,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("import-checkpoint", help="convert an official-layout ProbPose checkpoint")
     parser.add_argument("checkpoint", type=Path, metavar="F.pth", help="file of tensors; pickled objects are refused")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that gets <name of F>.pt")
-    parser.add_argument("--heads", type=int, default=12, help="attention heads, which tensors do not tell (default: 12)")
+    parser.add_argument("--heads", type=int, default=12, help="attention heads; tensors do not tell (default: 12)")
     parser.set_defaults(run=run)
 
 
@@ -22,5 +22,6 @@ def run(args: argparse.Namespace) -> int:
     path = args.out / f"{info.name}.pt"
     save_checkpoint(path, model, info)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{path}: {parameters:,} parameters, input {info.input_size[0]} x {info.input_size[1]} px, {args.heads} heads")
+    width, height = info.input_size
+    print(f"{path}: {parameters:,} parameters, input {width} x {height} px, {args.heads} heads")
     return 0
