@@ -36,7 +36,7 @@ def codec_of(info: PoseInfo) -> Codec:
 
 
 def save_checkpoint(path: Path | str, model: ProbPose, info: PoseInfo, **extra: Any) -> None:
-    """Writes config, weights and info in one step; ``extra``: plain values or tensors, such as the optimizer's state."""
+    """Writes config, weights and info in one step; ``extra``: more plain values or tensors, such as an optimizer."""
     content = {
         "format": FORMAT,
         "config": asdict(model.config),
