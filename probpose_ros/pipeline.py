@@ -33,7 +33,7 @@ class Pipeline:
         detector: Callable[[Sequence[np.ndarray]], list[Detections]] | None = None,
     ) -> None:
         self.config = config = config or PipelineConfig()
-        _check_thresholds(config)
+        _check_together(config)
         self.detector: Any = detector or Detector(
             config.detector, config.detector_threshold, config.detector_iou, config.max_people,
             config.backend, config.threads,
@@ -64,21 +64,24 @@ class Pipeline:
         crops = self._crops(images, transforms)
         clock.lap("crop")
 
-        poses = self.pose(crops)
+        poses = erase_unknown(self.pose(crops))
         clock.lap("pose")
 
-        frames, first = [], 0
+        frames, row = [], 0
         for image, found, its_transforms in zip(images, detections, transforms, strict=True):
-            people = self._people(found, its_transforms, _rows(poses, first, len(found)), config)
-            first += len(found)
+            people = []
+            for box, score, transform in zip(found.boxes, found.scores, its_transforms, strict=True):
+                people.append(self._person(box, score, transform, poses, row, config))
+                row += 1
+            people.sort(key=lambda person: -person.score)
             state = FrameState.OK if people else FrameState.NO_PERSON_DETECTED
-            frames.append(FrameResult(people, image.shape[1], image.shape[0], state, clock.stage_ms))
+            frames.append(FrameResult(tuple(people), image.shape[1], image.shape[0], state, clock.stage_ms))
         clock.lap("regions")
         return frames
 
     def reconfigure(self, config: PipelineConfig) -> None:
         """New values for the options that may change while running; another change is refused with ConfigError."""
-        _check_thresholds(config)
+        _check_together(config)
         for spec in fields(config):
             old, new = getattr(self.config, spec.name), getattr(config, spec.name)
             if old != new and not spec.metadata["runtime"]:
@@ -96,41 +99,28 @@ class Pipeline:
             transform.warp(image, out=crop)
         return crops
 
-    def _people(
-        self, found: Detections, transforms: list[CropTransform], poses: PoseOutput, config: PipelineConfig
-    ) -> tuple[Person, ...]:
-        """Persons of one image from its rows of the batch, best first."""
-        known = is_known(poses)
-        states = keypoint_states(poses.presence, known, config)
-        people = []
-        for i, transform in enumerate(transforms):
-
-            def or_nan(values: np.ndarray, i: int = i) -> np.ndarray:
-                return np.where(known[i], values[i], np.nan).astype(np.float32)
-
-            quality = or_nan(poses.quality)
-            counted = quality[known[i] & (states[i] != KeypointState.OUT)]
-            keypoints = transform.to_image(np.where(known[i, :, None], poses.keypoints[i], np.nan))
-            regions = None
-            if poses.probmap is not None:
-                probmap = poses.probmap[i]
-                if not known[i].all():  # a keypoint that is UNKNOWN has no region either
-                    probmap = np.where(known[i, :, None, None], probmap, np.float32(np.nan))
-                regions = regions_from_map(probmap, transform, self.pose.codec, config.levels)
-            person = Person(
-                score=float(found.scores[i] * counted.mean()) if len(counted) else 0.0,
-                bbox=found.boxes[i],
-                window=transform.window,
-                keypoints=keypoints.astype(np.float32),
-                presence=or_nan(poses.presence),
-                visibility=or_nan(poses.visibility),
-                quality=quality,
-                peak=or_nan(poses.peak),
-                states=states[i],
-                regions=regions,
-            )
-            people.append(person)
-        return tuple(sorted(people, key=lambda person: -person.score))
+    def _person(
+        self, box: np.ndarray, score: float, transform: CropTransform,
+        poses: PoseOutput, row: int, config: PipelineConfig,
+    ) -> Person:  # fmt: skip
+        presence, quality = poses.presence[row], poses.quality[row]
+        states = keypoint_states(presence, config)
+        counted = quality[(states == KeypointState.IN) | (states == KeypointState.IN_OR_OUT)]
+        regions = None
+        if poses.probmap is not None and config.levels:
+            regions = regions_from_map(poses.probmap[row], transform, self.pose.codec, config.levels)
+        return Person(
+            score=float(score * counted.mean()) if len(counted) else 0.0,
+            bbox=box,
+            window=transform.window,
+            keypoints=transform.to_image(poses.keypoints[row]).astype(np.float32),
+            presence=presence,
+            visibility=poses.visibility[row],
+            quality=quality,
+            peak=poses.peak[row],
+            states=states,
+            regions=regions,
+        )
 
 
 def check_image(image: np.ndarray) -> None:
@@ -141,35 +131,43 @@ def check_image(image: np.ndarray) -> None:
         raise ValueError(f"image must be uint8 (height, width, 3) and not empty, got {image.dtype} {image.shape}")
 
 
-def is_known(poses: PoseOutput) -> np.ndarray:
-    """(N, K) bool: all numbers of the keypoint are finite, its probabilities in [0, 1], its map (if any) sums to 1.
+def erase_unknown(poses: PoseOutput) -> PoseOutput:
+    """All numbers of a keypoint become NaN if one of them is nonsense: what is not known is not guessed.
 
-    What fails here is not reported at all: state UNKNOWN and NaN, never a guess.
+    Nonsense: a number that is not finite, a probability outside [0, 1], a map that is no distribution.
     """
     known = np.isfinite(poses.keypoints).all(axis=-1) & np.isfinite(poses.peak)
     for probability in (poses.presence, poses.visibility, poses.quality):
         known &= (probability >= 0) & (probability <= 1)
-    return known if poses.probmap is None else known & is_distribution(poses.probmap)
+    if poses.probmap is not None:
+        known &= is_distribution(poses.probmap)
+    if known.all():
+        return poses
+
+    def erase(values: np.ndarray) -> np.ndarray:
+        return np.where(known.reshape(*known.shape, *[1] * (values.ndim - 2)), values, np.float32(np.nan))
+
+    return PoseOutput(*(None if values is None else erase(values) for values in vars(poses).values()))
 
 
-def keypoint_states(presence: np.ndarray, known: np.ndarray, config: PipelineConfig) -> np.ndarray:
-    """KeypointState (uint8) by presence: IN from ``presence_in`` on, OUT below ``presence_out``, between: IN_OR_OUT."""
+def keypoint_states(presence: np.ndarray, config: PipelineConfig) -> np.ndarray:
+    """KeypointState (uint8) of presence probabilities, any shape.
+
+    IN from ``presence_in`` on, OUT below ``presence_out``, IN_OR_OUT between, UNKNOWN where presence is NaN.
+    """
     states = np.full(presence.shape, KeypointState.IN_OR_OUT, np.uint8)
     states[presence >= config.presence_in] = KeypointState.IN
     states[presence < config.presence_out] = KeypointState.OUT
-    states[~known] = KeypointState.UNKNOWN
+    states[np.isnan(presence)] = KeypointState.UNKNOWN
     return states
 
 
-def _check_thresholds(config: PipelineConfig) -> None:
+def _check_together(config: PipelineConfig) -> None:
+    """What holds between options; each by itself was checked when the config was made."""
     if config.presence_out > config.presence_in:
         raise ConfigError(f"presence_out = {config.presence_out}: must not be above presence_in = {config.presence_in}")
-
-
-def _rows(poses: PoseOutput, first: int, count: int) -> PoseOutput:
-    part = slice(first, first + count)
-    arrays = (poses.keypoints, poses.presence, poses.visibility, poses.quality, poses.peak)
-    return PoseOutput(*(array[part] for array in arrays), None if poses.probmap is None else poses.probmap[part])
+    if sorted(set(config.levels)) != config.levels:
+        raise ConfigError(f"levels = {config.levels}: must ascend")
 
 
 class _StageClock:

@@ -199,4 +199,11 @@ def test_reconfigure(pipeline, config):
         pipeline.reconfigure(replace(config, model="other"))
     with pytest.raises(ConfigError, match="presence_out = 0.9: must not be above presence_in = 0.5"):
         pipeline.reconfigure(replace(config, presence_out=0.9))
+    with pytest.raises(ConfigError, match=r"levels = \[0.9, 0.5\]: must ascend"):
+        Pipeline(replace(config, levels=[0.9, 0.5]))
     assert pipeline.config == config
+
+
+def test_without_levels_there_are_no_regions(config):
+    (person,) = Pipeline(replace(config, levels=[]))(person_image(LEFT)).people
+    assert person.regions is None
