@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probpose_training.metrics import exmap
@@ -85,6 +85,7 @@ def test_min_padding_recorded() -> None:
     np.testing.assert_allclose(ours, recorded["min_padding"], rtol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.floats(-300, 300), st.floats(-300, 300), st.floats(10, 200), st.floats(10, 200))
 def test_min_padding_is_the_padding_that_just_holds_the_point(x: float, y: float, w: float, h: float) -> None:
     bbox, point = np.array([0.0, 0.0, w, h]), np.array([[x, y]])

@@ -123,4 +123,4 @@ def crop_dataset(
         ],
     }
     (Path(out) / ANNOTATIONS).write_text(json.dumps(content))
-    return parse_coco(content, str(Path(out) / ANNOTATIONS)), skipped
+    return parse_coco(content, str(Path(out) / ANNOTATIONS)), +skipped

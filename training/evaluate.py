@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,11 +51,13 @@ def true_boxes(dataset: CocoKeypoints) -> dict[int, Detections]:
     }
 
 
-def read_boxes(path: str | Path) -> dict[int, Detections]:
-    """Boxes from a file of COCO detection results: a list of {image_id, bbox (xywh), score}."""
+def read_boxes(path: str | Path, image_ids: Collection[int]) -> dict[int, Detections]:
+    """Boxes from a file of COCO detection results: a list of {image_id, bbox (xywh), score}, for these images."""
     error = CocoError(f"{path}: must be a list of objects with image_id, bbox (4 numbers, width and height > 0) and score")
     try:
         rows = json.loads(Path(path).read_text())
+        if not isinstance(rows, list):
+            raise error
         found: dict[int, list[list[float]]] = defaultdict(list)
         for row in rows:
             x, y, w, h = (float(v) for v in row["bbox"])
@@ -66,6 +68,8 @@ def read_boxes(path: str | Path) -> dict[int, Detections]:
         raise error from None
     boxes = {}
     for image_id, values in found.items():
+        if image_id not in image_ids:
+            raise CocoError(f"{path}: image_id {image_id!r} is not among the images of the annotations")
         array = np.array(sorted(values, key=lambda box: -box[4]), np.float32)
         boxes[image_id] = Detections(array[:, :4], array[:, 4])
     return boxes
@@ -334,17 +338,12 @@ def _presence(pairs: Pairs, groups: Sequence[object], draws: int, folds: np.ndar
     members = [np.flatnonzero(image == number) for number in range(len(groups))]
 
     def statistic(images: np.ndarray) -> dict[str, float]:
-        rows = np.concatenate([members[i] for i in images])
+        rows = np.concatenate([members[i] for i in images]).astype(int)
         y, p = labels[rows], presence[rows]
-        if not len(y):
-            return {}
-        plain, even = binary.accuracy_curve(y, p), binary.accuracy_curve(y, p, balanced=True)
-        both = y.any() and not y.all()
-        split = (decided[rows] == y).mean()
         return {
-            "accuracy": plain.max(),
-            "accuracy_split": split,
-            "balanced_accuracy": even.max() if both else np.nan,
+            "accuracy": binary.accuracy_curve(y, p).max(),
+            "accuracy_split": (decided[rows] == y).mean() if len(y) else np.nan,
+            "balanced_accuracy": binary.accuracy_curve(y, p, balanced=True).max(),
             "auroc": binary.auroc(y, p),
             "brier": binary.brier(y, p),
             "ece": binary.reliability(y, p).error,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -31,7 +32,7 @@ TRUTH_COLOR = (255, 210, 60)  # BGR
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
 STYLE = {
     "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": "#64748b", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.grid": True,
+    "axes.edgecolor": "#64748b", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#e2e8f0", "legend.frameon": False, "svg.fonttype": "none",
 }  # fmt: skip
 
@@ -55,7 +56,7 @@ def write_report(
             "joints": _joints(metrics["joints"]),
         }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=_percent, number=_number, interval=_interval)
+    environment.filters.update(percent=_percent, number=_number, range=_range)
     page = environment.from_string(TEMPLATE).render(
         title=title,
         m=metrics,
@@ -77,10 +78,10 @@ def _percent(value: float) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
-def _interval(figure: dict) -> str:
-    """``63.1 (58.0 – 68.2)``, in percent."""
+def _range(figure: dict) -> str:
+    """``58.0 – 68.2``, in percent."""
     low, high = figure["ci95"]
-    return _percent(figure["value"]) + (f" ({_percent(low)} – {_percent(high)})" if math.isfinite(low) else "")
+    return f"{_percent(low)} – {_percent(high)}" if math.isfinite(low) else ""
 
 
 def _svg(figure: matplotlib.figure.Figure) -> str:
@@ -114,7 +115,8 @@ def _accuracy(measurement: Measurement) -> str:
             panel.plot(THRESHOLDS, curve, style, color=color, label=f"{name}: {curve[best]:.3f} at {THRESHOLDS[best]:.2f}")
             panel.plot(THRESHOLDS[best], curve[best], "o", color=color, markersize=5)
     panel.set(title="In or out of the window", xlabel="presence threshold", ylabel="accuracy", xlim=(0, 1), ylim=(None, 1.005))
-    panel.legend(loc="lower center")
+    if panel.lines:
+        panel.legend(loc="lower center")
     return _svg(figure)
 
 
@@ -137,9 +139,9 @@ def _joints(joints: list[dict]) -> str:
     panel.bar(place - 0.2, [joint["oks"] for joint in joints], 0.4, color=BLUE, label="true OKS")
     panel.bar(place + 0.2, [joint["quality"] for joint in joints], 0.4, color=GREY, label="predicted quality")
     panel.set_xticks(place, [joint["joint"].replace("_", " ") for joint in joints], rotation=40, ha="right")
-    panel.set(ylim=(0, 1), title="Mean per joint, in the window")
+    panel.set(ylim=(0, 1.1), title="Mean per joint, in the window")
     panel.grid(axis="x", visible=False)
-    panel.legend(loc="upper center", ncols=2)
+    panel.legend(loc="upper right", ncol=2)
     return _svg(figure)
 
 
@@ -175,7 +177,7 @@ def _overlays(dataset: CocoKeypoints, images: str | Path, predictions: Predictio
     for image_id in chosen:
         entry = dataset.images[image_id]
         canvas = draw(read_image(images, entry), predictions.frames[image_id], margin=0.1, legend=False)
-        rows.append({"src": _jpeg(canvas), "text": f"{len(predictions.frames[image_id].people)} people", "where": entry.file_name})
+        rows.append({"src": _jpeg(canvas), "text": f"people: {len(predictions.frames[image_id].people)}", "where": entry.file_name})
     return rows
 
 
@@ -201,22 +203,15 @@ def _picture(
 
 
 def _scaled(frame: FrameResult, scale: float, origin: np.ndarray) -> FrameResult:
-    """The frame as seen in a picture whose pixel (0, 0) is ``origin`` and that is ``scale`` times as large."""
-    from dataclasses import replace
-
+    """The frame as seen in a picture whose pixel (0, 0) is ``origin`` and that is ``scale`` times as large; no regions."""
     person = frame.people[0]
     shift = np.concatenate([origin, origin])
-    regions = person.regions
-    if regions is not None:
-        factor = np.array([scale, scale, scale, scale, 1])
-        moved = (regions.ellipses - np.array([*origin, 0, 0, 0])) * factor
-        regions = replace(regions, ellipses=moved.astype(np.float32))
     moved_person = replace(
         person,
         bbox=((person.bbox - shift) * scale).astype(np.float32),
         window=((person.window - shift) * scale).astype(np.float32),
         keypoints=((person.keypoints - origin) * scale).astype(np.float32),
-        regions=regions,
+        regions=None,
     )
     return replace(frame, people=(moved_person,))
 
@@ -231,7 +226,8 @@ def _jpeg(image: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-TEMPLATE = """<!doctype html>
+TEMPLATE = """{% macro figure(f) %}{{ f.value | percent }}<i>{{ f | range }}</i>{% endmacro -%}
+<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -251,20 +247,21 @@ h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 40px 0 8p
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 8px 0 14px; }
 th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { text-align: left; } tr.this td { font-weight: 600; }
-.plots { display: flex; flex-wrap: wrap; gap: 28px; align-items: flex-start; } svg { max-width: 100%; height: auto; }
-.pictures { display: flex; flex-wrap: wrap; gap: 14px; } figure { margin: 0; } figure img { display: block; border-radius: 6px; height: 230px; }
-figcaption { font-size: 12px; max-width: 230px; overflow-wrap: anywhere; }
+td i { font-style: normal; font-size: 12px; color: var(--soft); margin-left: 7px; }
+.plots { display: flex; flex-wrap: wrap; gap: 28px; align-items: flex-start; } svg { max-width: 100%; height: auto; } .wide svg { width: 780px; }
+.pictures { display: flex; flex-wrap: wrap; gap: 14px; } figure { margin: 0; } figure img { display: block; border-radius: 6px; height: 244px; }
+figcaption { font-size: 12px; margin-top: 4px; }
 </style>
 </head>
 <body><main>
 <h1>{{ title }}</h1>
 <p class="soft">{{ m.images }} images, {{ m.persons }} annotated people, {{ m.predictions }} predictions
-({{ m.persons_matched }} matched), boxes: {{ m.boxes }}. {{ m.skipped }}. In brackets: 95 % intervals over photographs.</p>
+({{ m.persons_matched }} matched), boxes: {{ m.boxes }}. Read: {{ m.skipped }}. Beside a number, in grey: its 95 % interval over photographs.</p>
 
 <div class="cards">
-<div class="card"><b>{{ m.coco["AP"].value | percent }}</b>AP<br><span>{{ m.coco["AP"] | interval }}</span></div>
-<div class="card"><b>{{ m.extended.paper_split["AP"].value | percent }}</b>Ex-AP<br><span>{{ m.extended.paper_split["AP"] | interval }}</span></div>
-<div class="card"><b>{{ m.presence.auroc.value | number if m.presence.auroc else "–" }}</b>presence AUROC<br>
+<div class="card"><b>{{ m.coco["AP"].value | percent }}</b>AP<br><span>{{ m.coco["AP"] | range }}</span></div>
+<div class="card"><b>{{ m.extended.paper_split["AP"].value | percent }}</b>Ex-AP<br><span>{{ m.extended.paper_split["AP"] | range }}</span></div>
+<div class="card"><b>{{ m.presence.auroc.value | number }}</b>presence AUROC<br>
 <span>{{ m.presence.in }} in, {{ m.presence.out }} out of the window</span></div>
 <div class="card"><b>{{ m.quality.mean_oks | number }}</b>mean OKS of a joint<br><span>quality says {{ m.quality.mean_quality | number }}</span></div>
 </div>
@@ -274,19 +271,19 @@ figcaption { font-size: 12px; max-width: 230px; overflow-wrap: anywhere; }
 <tr><th>percent</th>{% for name in ["AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR"] %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for label, row in [("OKS, pycocotools", m.coco), ("Ex-OKS, paper's distance", m.extended.paper),
   ("Ex-OKS, threshold from a split", m.extended.paper_split), ("Ex-OKS, exococotools", m.extended.exococotools)] %}
-<tr><td>{{ label }}</td>{% for name in ["AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR"] %}<td>{{ row[name] | interval }}</td>{% endfor %}</tr>
+<tr><td>{{ label }}</td>{% for name in ["AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR"] %}<td>{{ figure(row[name]) }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
 <table>
 <tr><th>Ex-AP by visibility</th>{% for name in m.extended.paper if name.startswith("AP (v=") %}<th>{{ name[4:-1] }}</th>{% endfor %}<th>threshold</th></tr>
 {% for label, row in [("paper's distance", m.extended.paper), ("exococotools", m.extended.exococotools)] %}
-<tr><td>{{ label }}</td>{% for name in row if name.startswith("AP (v=") %}<td>{{ row[name] | interval }}</td>{% endfor %}<td>{{ row.threshold | number(2) }}</td></tr>
+<tr><td>{{ label }}</td>{% for name in row if name.startswith("AP (v=") %}<td>{{ figure(row[name]) }}</td>{% endfor %}<td>{{ row.threshold | number(2) }}</td></tr>
 {% endfor %}
 </table>
 <p class="soft small">v = 1 occluded, 2 visible, 3 outside the activation window. The presence threshold is the one of the highest in-or-out accuracy on
 this set's own labels, as published tables do it; the split row takes it for each half of the photographs from the other half
 ({{ m.extended.paper_split.threshold[0] | number(2) }} and {{ m.extended.paper_split.threshold[1] | number(2) }}).</p>
-{{ plots.precision_recall | safe }}
+<div class="wide">{{ plots.precision_recall | safe }}</div>
 
 <h2>Presence: in the activation window or not</h2>
 <div class="plots"><div>{{ plots.accuracy | safe }}</div>
@@ -294,17 +291,17 @@ this set's own labels, as published tables do it; the split row takes it for eac
 <tr><th>over labelled joints</th><th></th></tr>
 {% for label, key in [("best accuracy, percent", "accuracy"), ("accuracy, threshold from a split", "accuracy_split"),
   ("best balanced accuracy", "balanced_accuracy")] %}
-<tr><td>{{ label }}</td><td>{{ m.presence[key] | interval if m.presence[key] else "–" }}</td></tr>
+<tr><td>{{ label }}</td><td>{{ figure(m.presence[key]) }}</td></tr>
 {% endfor %}
 {% for label, key in [("AUROC", "auroc"), ("Brier score", "brier"), ("calibration error (ECE)", "ece")] %}
-<tr><td>{{ label }}</td><td>{% if m.presence[key] %}{{ m.presence[key].value | number }} ({{ m.presence[key].ci95[0] | number }} – {{ m.presence[key].ci95[1] | number }}){% else %}–{% endif %}</td></tr>
+<tr><td>{{ label }}</td><td>{{ m.presence[key].value | number }}<i>{{ m.presence[key].ci95[0] | number }} – {{ m.presence[key].ci95[1] | number }}</i></td></tr>
 {% endfor %}
 <tr><td>ECE if it were perfect</td><td>{{ m.presence.ece_of_perfect_calibration | number }}</td></tr>
 </table></div>
 
 <h2>Do the numbers mean what they say?</h2>
 <p class="soft small">Each dot holds as many joints as the others. On the line, the prediction is honest; below it, too sure.</p>
-{{ plots.reliability | safe }}
+<div class="wide">{{ plots.reliability | safe }}</div>
 <table>
 <tr><th></th><th>AUROC</th><th>Brier</th><th>ECE</th></tr>
 <tr><td>visibility ({{ m.visibility.visible }} visible, {{ m.visibility.occluded }} occluded)</td><td>{{ m.visibility.auroc | number }}</td><td>{{ m.visibility.brier | number }}</td><td>{{ m.visibility.ece | number }}</td></tr>
@@ -315,7 +312,7 @@ this set's own labels, as published tables do it; the split row takes it for eac
 </table>
 
 <h2>Joint by joint</h2>
-{{ plots.joints | safe }}
+<div class="wide">{{ plots.joints | safe }}</div>
 <table>
 <tr><th>joint</th><th>in</th><th>out</th><th>OKS</th><th>OKS &gt; ½, %</th><th>Ex-OKS</th><th>quality</th><th>presence right, %</th></tr>
 {% for j in m.joints %}
@@ -336,8 +333,8 @@ this set's own labels, as published tables do it; the split row takes it for eac
 diamond outside it) and the way to it. Dashed: activation window.</p>
 <div class="pictures">{% for p in worst %}<figure><img src="{{ p.src }}" alt="{{ p.where }}"><figcaption>{{ p.text }}<br>{{ p.where }}</figcaption></figure>{% endfor %}</div>
 
-<h2>Not chosen</h2>
-<p class="soft small">Images spread evenly over the set.</p>
+<h2>Samples</h2>
+<p class="soft small">Images spread evenly over the set, not chosen; ellipses: uncertainty regions.</p>
 <div class="pictures">{% for p in overlays %}<figure><img src="{{ p.src }}" alt="{{ p.where }}"><figcaption>{{ p.text }}<br>{{ p.where }}</figcaption></figure>{% endfor %}</div>
 </main></body></html>
 """

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.boxes == "gt":
         boxes = evaluation.true_boxes(dataset)
     else:
-        boxes = None if args.boxes == "detector" else evaluation.read_boxes(args.boxes)
+        boxes = None if args.boxes == "detector" else evaluation.read_boxes(args.boxes, dataset.images)
     config = PipelineConfig(model=args.model, detector=args.detector)
 
     predictions = evaluation.predict(dataset, args.images, config, boxes)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(to_json(predictions.results))
     (out / "metrics.json").write_text(json.dumps(json.loads(to_json(measurement.metrics)), indent=1))
-    title = f"{Path(args.model).stem} on {Path(args.annotations).stem}"
+    title = f"{Path(args.model).stem} on {Path(args.annotations).resolve().parent.name}/{Path(args.annotations).name}"
     write_report(out / "report.html", title, dataset, args.images, predictions, measurement, areas)
 
     print(skipped)
