@@ -143,7 +143,9 @@ def test_not_json(tmp_path: Path) -> None:
 def test_for_evaluation_keeps_what_is_ignored_and_drops_what_is_broken() -> None:
     bare = person(3)
     del bare["keypoints"]
-    dataset = parse_coco(coco(person(1), person(2, iscrowd=1), bare, person(4, bbox=[1, 1, 0, 0]), person(5, category_id=2)))
+    dataset = parse_coco(
+        coco(person(1), person(2, iscrowd=1), bare, person(4, bbox=[1, 1, 0, 0]), person(5, category_id=2))
+    )
     content = dataset.for_evaluation({1})
     assert [annotation["id"] for annotation in content["annotations"]] == [1, 2, 3]
     assert [annotation["num_keypoints"] for annotation in content["annotations"]] == [17, 17, 0]

@@ -81,8 +81,12 @@ def source(tmp_path: Path) -> tuple[Path, Path]:
     rng = np.random.default_rng(0)
     points = np.column_stack([rng.uniform(10, 60, 17), rng.uniform(10, 70, 17), np.full(17, 2)])
     points[3] = 0
-    content = coco(*(person(i, image_id=i, bbox=[10, 10, 50, 60], keypoints=points.ravel().tolist()) for i in (1, 2, 3)))
-    content["images"] = [{"id": i, "file_name": f"{n}.png", "width": 100, "height": 80} for i, n in ((1, "a"), (2, "b"), (3, "c"))]
+    content = coco(
+        *(person(i, image_id=i, bbox=[10, 10, 50, 60], keypoints=points.ravel().tolist()) for i in (1, 2, 3))
+    )
+    content["images"] = [
+        {"id": i, "file_name": f"{n}.png", "width": 100, "height": 80} for i, n in ((1, "a"), (2, "b"), (3, "c"))
+    ]
     (tmp_path / "a.json").write_text(json.dumps(content))
     return tmp_path / "a.json", images
 

@@ -38,7 +38,7 @@ def test_the_paper_rows_are_percentages() -> None:
 
 
 def test_table_shows_the_set_beside_the_paper() -> None:
-    text = domain_table("mine", dict(zip("ABCDE", (90.0, 4.0, 3.0, 2.0, 1.0))))
+    text = domain_table("mine", dict(zip("ABCDE", (90.0, 4.0, 3.0, 2.0, 1.0), strict=True)))
     lines = text.splitlines()
     assert lines[1].split() == ["mine", "90.0", "4.0", "3.0", "2.0", "1.0"]
     assert lines[3].split() == ["COCO", "val", "(paper)", "95.8", "3.9", "0.0", "0.2", "0.0"]

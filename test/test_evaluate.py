@@ -54,7 +54,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, tiny_pose_model: Path) -> 
 
 @pytest.fixture(scope="module")
 def run(
-    dataset: tuple[Path, Path], tiny_pose_model: Path, tiny_detector_model: Path, tmp_path_factory: pytest.TempPathFactory
+    dataset: tuple[Path, Path],
+    tiny_pose_model: Path,
+    tiny_detector_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ):
     """Runs the command; its metrics, results and page."""
 
@@ -67,9 +70,11 @@ def run(
             "--model", str(tiny_pose_model), "--detector", str(tiny_detector_model), "--bootstrap", "20", *options,
         ])  # fmt: skip
         assert args.run(args) == 0
-        return json.loads((out / "metrics.json").read_text()), json.loads((out / "results.json").read_text()), (
-            out / "report.html"
-        ).read_text()
+        return (
+            json.loads((out / "metrics.json").read_text()),
+            json.loads((out / "results.json").read_text()),
+            (out / "report.html").read_text(),
+        )
 
     return call
 
@@ -173,13 +178,15 @@ def test_threshold_of_a_split_never_saw_its_own_half() -> None:
     rng = np.random.default_rng(0)
     images, annotations, results = [], [], []
     names = [f"{i:02d}.jpg" for i in range(40)]
-    folds = dict(zip(names, evaluation._folds(names)))
+    folds = dict(zip(names, evaluation._folds(names), strict=True))
     for image_id, name in enumerate(names, 1):
         images.append({"id": image_id, "file_name": name, "width": 200, "height": 200})
         labels = np.column_stack([rng.uniform(60, 120, (17, 2)), np.full(17, 2)])
         out = rng.random(17) < 0.3
         labels[out] = (190, 190, 3)
-        annotations.append(person(image_id, image_id=image_id, bbox=[50, 50, 80, 80], keypoints=labels.ravel().tolist()))
+        annotations.append(
+            person(image_id, image_id=image_id, bbox=[50, 50, 80, 80], keypoints=labels.ravel().tolist())
+        )
         border = 0.3 if folds[name] == 0 else 0.7
         labels[:, 2] = border + np.where(out, -0.05, 0.05)
         numbers = {"visibility": [0.5] * 17, "quality": [0.5] * 17}

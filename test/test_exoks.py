@@ -66,7 +66,7 @@ def test_recorded_run(name: str) -> None:
 def test_single_keypoints(threshold: float, padding: float) -> None:
     recorded = np.load(GOLDEN / "exoks_unit.npz")
     suffix = f"_thr{threshold}_pad{padding}"
-    for case, score, v in zip(recorded["cases"], recorded["exoks" + suffix], recorded["v_after" + suffix]):
+    for case, score, v in zip(recorded["cases"], recorded["exoks" + suffix], recorded["v_after" + suffix], strict=True):
         k, bbox, area, truth, predicted, presence = int(case[0]), case[1:5], case[5], case[6:8], case[10:12], case[12]
         assert relabel(case[8:9], case[9:10], padding) == v
         true_points, points, visibility = np.zeros((17, 2)), np.zeros((17, 2)), np.zeros(17)
@@ -100,7 +100,7 @@ def test_border_distance_of_the_paper_is_to_the_nearest_edge() -> None:
     window = np.array([0.0, 0.0, 40.0, 60.0])
     edge = np.linspace(0, 1, 2001)[:, None]
     corners = np.array([[0, 0], [40, 0], [40, 60], [0, 60], [0, 0]], dtype=float)
-    border = np.concatenate([a + edge * (b - a) for a, b in zip(corners, corners[1:])])
+    border = np.concatenate([a + edge * (b - a) for a, b in zip(corners[:-1], corners[1:], strict=True)])
     points = np.random.default_rng(0).uniform(-50, 110, (200, 2))
     nearest = ((points[:, None] - border[None]) ** 2).sum(-1).min(axis=1)
     np.testing.assert_allclose(np.sqrt(border_distance(points, window)), np.sqrt(nearest), atol=0.02)
@@ -113,7 +113,9 @@ def test_ex_oks_four_cases() -> None:
     near, far = truth + (1.0, 0.0), truth + (20.0, 0.0)
     yes, no = np.ones(17), np.zeros(17)
     assert (ex_oks(truth, visibility, truth, yes, window, area) == 1).all()
-    assert (ex_oks(truth, visibility, near, yes, window, area) > ex_oks(truth, visibility, far, yes, window, area)).all()
+    assert (
+        ex_oks(truth, visibility, near, yes, window, area) > ex_oks(truth, visibility, far, yes, window, area)
+    ).all()
     # Said to be absent: the place of the prediction is of no matter, the depth of the truth in the window is.
     np.testing.assert_array_equal(
         ex_oks(truth, visibility, near, no, window, area), ex_oks(truth, visibility, far, no, window, area)

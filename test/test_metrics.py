@@ -31,9 +31,7 @@ def test_balanced_accuracy_is_what_a_balanced_random_subset_shows() -> None:
     labels = RNG.random(2000) < 0.9
     probabilities = np.clip(RNG.normal(0.4 + 0.3 * labels, 0.2), 0, 1)
     outs = np.flatnonzero(~labels)
-    subsets = [
-        np.concatenate([outs, RNG.choice(np.flatnonzero(labels), len(outs), replace=False)]) for _ in range(300)
-    ]
+    subsets = [np.concatenate([outs, RNG.choice(np.flatnonzero(labels), len(outs), replace=False)]) for _ in range(300)]
     drawn = np.mean([binary.accuracy_curve(labels[rows], probabilities[rows]) for rows in subsets], axis=0)
     np.testing.assert_allclose(binary.accuracy_curve(labels, probabilities, balanced=True), drawn, atol=0.01)
 

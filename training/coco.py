@@ -40,11 +40,16 @@ class ImageEntry:
 class CocoKeypoints:
     """The usable persons of an annotation file, in its order; P persons, K = 17.
 
-    images: by id, all of them. ids, image_ids: (P,) int. bboxes: (P, 4) float64 x_min, y_min, x_max, y_max, image px; as
-    annotated, so they may leave the image. areas: (P,) px^2. keypoints: (P, K, 2) image px; may lie outside the image.
-    visibility: (P, K) int: 0 unlabelled, 1 labelled, 2 visible, 3 outside the image. weights: (P, K) in [0, 1], key
-    ``keypoint_weights``; 1 where labelled if it is missing, always 0 where unlabelled. pad_to_contain: (P, K), NaN where
-    the file does not give it. left_out: reason by annotation id, for those that are no usable person. raw: the file.
+    images: by id, all of them.
+    ids, image_ids: (P,) int.
+    bboxes: (P, 4) float64 x_min, y_min, x_max, y_max, image px; as annotated, so they may leave the image.
+    areas: (P,) px^2.
+    keypoints: (P, K, 2) image px; may lie outside the image.
+    visibility: (P, K) int: 0 unlabelled, 1 occluded, 2 visible, 3 outside the image.
+    weights: (P, K) in [0, 1], key ``keypoint_weights``; without it 1, and always 0 where unlabelled.
+    pad_to_contain: (P, K), NaN where the file does not give it.
+    left_out: the reason by annotation id, for those that are no usable person.
+    raw: the file's content.
     """
 
     images: dict[int, ImageEntry]
@@ -119,7 +124,11 @@ def read_coco(path: str | Path) -> CocoKeypoints:
 
 def parse_coco(raw: dict, name: str = "annotations") -> CocoKeypoints:
     """The same from the file's content; ``name`` is for errors."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("images"), list) or not isinstance(raw.get("annotations"), list):
+    if (
+        not isinstance(raw, dict)
+        or not isinstance(raw.get("images"), list)
+        or not isinstance(raw.get("annotations"), list)
+    ):
         raise CocoError(f"{name}: not a COCO annotation file; it must hold the lists 'images' and 'annotations'")
     person_categories = _person_categories(raw, name)
     images: dict[int, ImageEntry] = {}

@@ -1,8 +1,8 @@
 """The paper's crop augmentation (section 3.4): show only a rectangle of the image, keep the keypoints outside it.
 
-A person cut by the image border still has the hidden keypoints. Such labels do not exist in COCO, so they are made: what
-lies outside a random rectangle around the person turns black, the bbox shrinks with it, and the keypoints outside keep
-their coordinates. `training` blackens (the image keeps its size), `probpose crop-dataset` cuts the same rectangle out.
+A person cut by the image border still has the hidden keypoints. COCO has no such labels, so they are made: what lies
+outside a random rectangle around the person turns black, the bbox shrinks with it, and the keypoints outside keep their
+coordinates. Training blackens (the image keeps its size), `probpose crop-dataset` cuts the same rectangle out.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def apply_crop(
         image: (H, W, 3) uint8. bbox_xyxy: (4,). keypoints: (K, 2), image px. visibility: (K,), 0 .. 3.
 
     Returns:
-        image; bbox cut by the rectangle; visibility: labelled keypoints outside become v = 3, which is annotated and not
-        visible. The keypoints themselves do not change.
+        image; bbox cut by the rectangle; visibility: labelled keypoints outside become v = 3, which is annotated and
+        not visible. The keypoints themselves do not change.
     """
     x0, y0, x1, y1 = rectangle
     shown = np.zeros_like(image)

@@ -76,16 +76,17 @@ def crop_person(
 def crop_dataset(
     annotations: str | Path, images: str | Path, out: str | Path, seed: int, policy: CropPolicy = CropPolicy()
 ) -> tuple[CocoKeypoints, Counter[str]]:
-    """Write ``out/annotations.json`` and ``out/images/``; returns the new set, and what was left out, counted by reason.
+    """Write ``out/annotations.json`` and ``out/images/``; returns the new set, and what was left out by reason.
 
-    Each image has its own random stream, so that its crops do not depend on the other images. An image's ``source`` names
-    the photograph it is cut from: crops of one photograph are not independent.
+    Each image has its own random stream, so that its crops do not depend on the other images. An image's ``source``
+    names the photograph it is cut from: crops of one photograph are not independent.
     """
     dataset = read_coco(annotations)
     folder = Path(out) / "images"
     folder.mkdir(parents=True, exist_ok=True)
     skipped = dataset.skipped
-    entries, persons = [], []
+    entries: list[dict] = []
+    persons: list[dict] = []
     for entry in tqdm(dataset.images.values(), unit="image", desc="crop"):
         here = np.flatnonzero(dataset.image_ids == entry.id)
         if not len(here):
@@ -99,9 +100,8 @@ def crop_dataset(
         rng = np.random.default_rng((seed, abs(entry.id)))
         for anchor in rng.permutation(here)[: policy.crops]:
             rectangle = crop_augment(image.shape, dataset.bboxes[anchor], rng, policy.kept, policy.context)
-            cropped = [crop_person(dataset, person, rectangle, policy) for person in here]
-            skipped[TOO_LITTLE_LEFT] += cropped.count(None)
-            cropped = [person for person in cropped if person]
+            cropped = [person for p in here if (person := crop_person(dataset, int(p), rectangle, policy))]
+            skipped[TOO_LITTLE_LEFT] += len(here) - len(cropped)
             if not cropped:
                 continue
             image_id = len(entries) + 1
@@ -110,7 +110,9 @@ def crop_dataset(
             if not cv2.imwrite(str(folder / file_name), image[y0:y1, x0:x1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
                 raise OSError(f"{folder / file_name}: cannot be written")
             size = {"width": x1 - x0, "height": y1 - y0}
-            entries.append({"id": image_id, "file_name": file_name, **size, "source": entry.file_name, "crop": rectangle})
+            entries.append(
+                {"id": image_id, "file_name": file_name, **size, "source": entry.file_name, "crop": rectangle}
+            )
             persons += [{"id": len(persons) + n, "image_id": image_id, **p} for n, p in enumerate(cropped, 1)]
     if not persons:
         raise CocoError(f"{annotations}: no person is left; {skip_report(0, skipped)}")

@@ -53,7 +53,9 @@ def true_boxes(dataset: CocoKeypoints) -> dict[int, Detections]:
 
 def read_boxes(path: str | Path, image_ids: Collection[int]) -> dict[int, Detections]:
     """Boxes from a file of COCO detection results: a list of {image_id, bbox (xywh), score}, for these images."""
-    error = CocoError(f"{path}: must be a list of objects with image_id, bbox (4 numbers, width and height > 0) and score")
+    error = CocoError(
+        f"{path}: must be a list of objects with image_id, bbox (4 numbers, width and height > 0) and score"
+    )
     try:
         rows = json.loads(Path(path).read_text())
         if not isinstance(rows, list):
@@ -87,7 +89,9 @@ class Predictions:
     unknown: int
 
 
-def predict(dataset: CocoKeypoints, images: str | Path, config: PipelineConfig, boxes: dict[int, Detections] | None) -> Predictions:
+def predict(
+    dataset: CocoKeypoints, images: str | Path, config: PipelineConfig, boxes: dict[int, Detections] | None
+) -> Predictions:
     """Run the pipeline on every image of the set; ``boxes`` None: its own detector."""
     given = GivenBoxes(boxes) if boxes is not None else None
     pipeline = Pipeline(config, given)
@@ -139,7 +143,7 @@ def _regions(person: Person) -> list[list[dict]]:
             {
                 "level": float(level),
                 "valid": bool(regions.valid[k, j]),
-                **dict(zip(names, regions.ellipses[k, j].astype(float).tolist())),
+                **dict(zip(names, regions.ellipses[k, j].astype(float).tolist(), strict=True)),
                 "area": float(regions.areas[k, j]),
             }
             for j, level in enumerate(regions.levels)
@@ -194,10 +198,10 @@ def pair(dataset: CocoKeypoints, image_ids: Sequence[int], results: list[dict], 
         boxes = np.array([results[i]["bbox"] for i in found])
         boxes[:, 2:] += boxes[:, :2]
         overlap = box_iou(dataset.bboxes[persons], boxes)
-        for p, r in zip(*linear_sum_assignment(-overlap)):
+        for p, r in zip(*linear_sum_assignment(-overlap), strict=True):
             if overlap[p, r] >= MATCH_IOU:
                 rows.append((persons[p], found[r], number))
-    person, index, image = (np.array(column, dtype=int) for column in zip(*rows)) if rows else [np.zeros(0, int)] * 3
+    person, index, image = np.array(rows, dtype=int).reshape(-1, 3).T
     k = len(KEYPOINT_NAMES)
     values = np.array([results[i]["keypoints"] for i in index]).reshape(-1, k, 3)
     pads = pad_to_contain(dataset)[person]
@@ -205,9 +209,11 @@ def pair(dataset: CocoKeypoints, image_ids: Sequence[int], results: list[dict], 
     truth = dataset.keypoints[person]
     plain = oks(((values[..., :2] - truth) ** 2).sum(-1), oks_variance(dataset.areas[person] + np.spacing(1)))
     extended = np.ones_like(plain)
-    for row, (p, points, v) in enumerate(zip(person, values, visibility)):
-        window = window_of(_xywh(dataset.bboxes[p]))
-        extended[row] = ex_oks(truth[row], v, points[:, :2], points[:, 2] >= threshold, window, dataset.areas[p])
+    for row, p in enumerate(person):
+        extended[row] = ex_oks(
+            truth[row], visibility[row], values[row, :, :2], values[row, :, 2] >= threshold,
+            window_of(_xywh(dataset.bboxes[p])), dataset.areas[p],
+        )  # fmt: skip
     return Pairs(
         person, index, image, visibility, values[..., :2], values[..., 2],
         np.array([results[i]["visibility"] for i in index], dtype=float).reshape(-1, k),
@@ -257,7 +263,7 @@ def measure(dataset: CocoKeypoints, image_ids: Sequence[int], results: list[dict
     pairs = pair(dataset, image_ids, results, published)
     folds = _folds(groups)
     crossed = np.array([_threshold_without(pairs, folds, fold) for fold in (0, 1)])
-    of_image = {image_id: crossed[fold] for image_id, fold in zip(image_ids, folds)}
+    of_image = {image_id: crossed[fold] for image_id, fold in zip(image_ids, folds, strict=True)}
 
     plain = exmap.evaluate(truth, results, exmap.COCO)
     extended = exmap.evaluate(truth, results, replace(exmap.PAPER, threshold=published))
@@ -301,7 +307,7 @@ def measure(dataset: CocoKeypoints, image_ids: Sequence[int], results: list[dict
 def _truth(dataset: CocoKeypoints, image_ids: Sequence[int]) -> dict:
     """COCO content with pad_to_contain for every usable person."""
     truth = dataset.for_evaluation(set(image_ids))
-    pads = dict(zip(dataset.ids.tolist(), pad_to_contain(dataset).tolist()))
+    pads = dict(zip(dataset.ids.tolist(), pad_to_contain(dataset).tolist(), strict=True))
     for annotation in truth["annotations"]:
         if annotation["id"] in pads:
             annotation["pad_to_contain"] = pads[annotation["id"]]

@@ -19,7 +19,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--boxes", default="gt", metavar="gt|detector|FILE.json",
         help="people's boxes: annotated, detected, or COCO detection results (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="draws for the intervals (default: %(default)s)")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="draws for the intervals (default: %(default)s)"
+    )
     parser.set_defaults(run=run)
 
 

@@ -91,4 +91,8 @@ def chance_error(probabilities: np.ndarray, draws: int = 200, seed: int = 0) -> 
     probabilities = np.asarray(probabilities, dtype=np.float64)
     rng = np.random.default_rng(seed)
     outcomes = rng.random((draws, len(probabilities))) < probabilities
-    return float(np.mean([reliability(row, probabilities).error for row in outcomes])) if len(probabilities) else float("nan")
+    return (
+        float(np.mean([reliability(row, probabilities).error for row in outcomes]))
+        if len(probabilities)
+        else float("nan")
+    )

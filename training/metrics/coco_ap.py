@@ -12,7 +12,7 @@ STATS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "
 
 
 def coco_ap(annotations: dict, results: list[dict]) -> dict[str, float]:
-    """STATS of COCO keypoint results; -1 becomes NaN. Keypoints outside the image (v = 3) do not count, as in plain OKS.
+    """STATS of COCO keypoint results; -1 becomes NaN. Keypoints outside the image (v = 3) do not count.
 
     Args:
         annotations: COCO content, see ``CocoKeypoints.for_evaluation``. results: COCO keypoint results.
@@ -34,4 +34,6 @@ def coco_ap(annotations: dict, results: list[dict]) -> dict[str, float]:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: float(value) if value > -1 else float("nan") for name, value in zip(STATS, evaluation.stats)}
+    return {
+        name: float(value) if value > -1 else float("nan") for name, value in zip(STATS, evaluation.stats, strict=True)
+    }

@@ -1,4 +1,4 @@
-"""Mean average precision over OKS or Ex-OKS, split by visibility, with each accounting rule of the published tool named.
+"""Mean average precision over OKS or Ex-OKS, split by visibility; the published tool's accounting rules by name.
 
 The frame is COCO's: per image, detections are matched to persons best score first; per threshold, a precision-recall
 curve at 101 recalls. Level 0 scores a person on all labelled keypoints, level v on those of visibility v alone.
@@ -77,7 +77,7 @@ EXOCOCOTOOLS_PLAIN = replace(EXOCOCOTOOLS, extended=False)
 class ImageMatches:
     """What one image adds to the curve of one level and area range.
 
-    scores: (D,). matched, ignored: (T, D) bool. positives: persons that count. matched_scores: similarity of every match.
+    scores: (D,). matched, ignored: (T, D) bool. positives: persons that count. matched_scores: of every match.
     """
 
     scores: np.ndarray
@@ -91,8 +91,8 @@ class ImageMatches:
 class Pool:
     """The matches of I images for one level and area range, detections sorted best first.
 
-    matched, ignored: (T, D) bool. image: (D,) index of the image. positives: (I,). similarity, accepted: (I,) sum of the
-    similarities of all matches, and their number.
+    matched, ignored: (T, D) bool. image: (D,) index of the image. positives: (I,). similarity, accepted: (I,) sum of
+    the similarities of all matches, and their number.
     """
 
     matched: np.ndarray
@@ -200,7 +200,9 @@ def evaluate(annotations: dict, results: list[dict], protocol: Protocol = PAPER)
     counts = Counter(int(v) for group in persons.values() for person in group for v in person.visibility)
     levels = tuple(sorted(v for v in counts if v > UNLABELLED))
     if protocol.levels_are_prefix and levels != tuple(range(1, len(levels) + 1)):
-        raise ValueError(f"exococotools accounting works with visibilities 1 .. n only, these annotations have {levels}")
+        raise ValueError(
+            f"exococotools accounting works with visibilities 1 .. n only, these annotations have {levels}"
+        )
 
     matches: dict[tuple[int, str], list[ImageMatches]] = {
         (level, area): [] for level in range(len(levels) + 1) for area in AREAS
@@ -211,12 +213,17 @@ def evaluate(annotations: dict, results: list[dict], protocol: Protocol = PAPER)
         image_detections = sorted(detections[image_id], key=lambda d: -d.score)[:MAX_DETECTIONS]
         per_keypoint = _keypoint_similarities(image_persons, image_detections, protocol)
         for level in range(len(levels) + 1):
-            labelled = [p.visibility > UNLABELLED if level == 0 else p.visibility == levels[level - 1] for p in image_persons]
+            labelled = [
+                p.visibility > UNLABELLED if level == 0 else p.visibility == levels[level - 1] for p in image_persons
+            ]
             similarity = _level_similarity(per_keypoint, labelled, image_persons, image_detections)
             for d, detection in enumerate(image_detections):
                 rows += [(image_id, detection.id, p.id, level, similarity[d, g]) for g, p in enumerate(image_persons)]
             ignored = np.array(
-                [not seen.any() or (p.crowd and not protocol.crowds_are_persons) for seen, p in zip(labelled, image_persons)],
+                [
+                    not seen.any() or (p.crowd and not protocol.crowds_are_persons)
+                    for seen, p in zip(labelled, image_persons, strict=True)
+                ],
                 dtype=bool,
             )
             for area, limits in AREAS.items():
@@ -246,7 +253,7 @@ def _read_person(annotation: dict, protocol: Protocol) -> _Person:
         visibility=visibility,
         bbox=bbox,
         window=window_of(bbox, protocol.padding),
-        # Where detections of a person without labels may lie: the window; COCO takes the bbox and one more on each side.
+        # Where detections of an unlabelled person may lie: the window; COCO takes the bbox and one more on each side.
         whereabouts=window_of(bbox, protocol.padding)
         if protocol.extended
         else np.concatenate([bbox[:2] - bbox[2:], bbox[:2] + 2 * bbox[2:]]),
@@ -286,10 +293,10 @@ def _level_similarity(
 ) -> np.ndarray:
     """(D, G) similarity of a detection and a person on the level's keypoints.
 
-    A person without such keypoints is ignored, but may take a detection out of the count: it only has to lie about there.
+    A person without such keypoints is ignored, but may take a detection out of the count that lies about there.
     """
     similarity = np.zeros(per_keypoint.shape[:2])
-    for g, (person, seen) in enumerate(zip(persons, labelled)):
+    for g, (person, seen) in enumerate(zip(persons, labelled, strict=True)):
         if seen.any():
             similarity[:, g] = per_keypoint[:, g, seen].mean(axis=-1)
         else:
@@ -328,7 +335,9 @@ def _match(
                 if similarity[d, g] < best:
                     continue
                 if protocol.match_by_bbox:
-                    gap = np.abs(persons[g].bbox[:2] + persons[g].bbox[2:] / 2 - detection.bbox[:2] - detection.bbox[2:] / 2).sum()
+                    gap = np.abs(
+                        persons[g].bbox[:2] + persons[g].bbox[2:] / 2 - detection.bbox[:2] - detection.bbox[2:] / 2
+                    ).sum()
                     if gap >= nearest:
                         continue
                     nearest = gap

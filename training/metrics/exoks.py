@@ -30,7 +30,9 @@ def min_padding(bbox_xywh: np.ndarray, keypoints: np.ndarray, visibility: np.nda
         (..., K): 1 inside the aspect-fixed bbox, more outside, -1 where nothing is labelled.
     """
     bbox = np.asarray(bbox_xywh, dtype=np.float64)
-    center, size = bbox_to_window(np.concatenate([bbox[..., :2], bbox[..., :2] + bbox[..., 2:]], -1), ASPECT, padding=1.0)
+    center, size = bbox_to_window(
+        np.concatenate([bbox[..., :2], bbox[..., :2] + bbox[..., 2:]], -1), ASPECT, padding=1.0
+    )
     # Beyond the border by e, the padding has to grow by 2 e / side, because the window grows on both sides.
     beyond = np.maximum(np.abs(np.asarray(keypoints) - center[..., None, :]) - size[..., None, :] / 2, 0)
     padding = 1 + (2 * beyond / size[..., None, :]).max(axis=-1)
@@ -40,8 +42,8 @@ def min_padding(bbox_xywh: np.ndarray, keypoints: np.ndarray, visibility: np.nda
 def relabel(visibility: np.ndarray, pad_to_contain: np.ndarray | None, padding: float = PADDING) -> np.ndarray:
     """Visibility with v = 3 for exactly the keypoints outside the activation window.
 
-    A keypoint outside the image can lie in the window (v = 3 becomes 1), and one in the image outside the window (becomes
-    3). Without ``pad_to_contain`` the visibility stands as it is.
+    A keypoint outside the image can lie in the window (v = 3 becomes 1), and one in the image outside the window
+    (becomes 3). Without ``pad_to_contain`` the visibility stands as it is.
     """
     visibility = np.asarray(visibility)
     if pad_to_contain is None:
