@@ -33,7 +33,7 @@ AREA_PER_BOX = 0.53
 
 @dataclass(frozen=True)
 class Decoded:
-    """keypoints (..., K, 2) crop px; peak (..., K) map value at the decoded cell; expected_oks (..., K) kernel score there."""
+    """keypoints (..., K, 2) crop px; at their cells peak (..., K), the map, and expected_oks (..., K), the kernel score."""
 
     keypoints: np.ndarray
     peak: np.ndarray
@@ -82,12 +82,12 @@ class Codec:
         if self.profile == "oks":
             return np.exp(-(distance**2) / (2 * self.variance[:, None, None])).astype(np.float32)
         kernels = np.zeros((len(self.variance), size, size))
-        for kernel, s in zip(kernels, self.variance):
+        for kernel, s in zip(kernels, self.variance, strict=True):
             radius = int(np.ceil(3 * s))
             offsets = np.arange(-radius, radius + 1)
             weights = np.exp(-(offsets**2) / (2 * s))
             weights /= weights.sum()
-            for offset, weight in zip(offsets, weights):
+            for offset, weight in zip(offsets, weights, strict=True):
                 rows = np.arange(size)
                 np.add.at(kernel, (rows, _mirror(rows + offset, size)), weight)
         return kernels.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Every option of the pipeline and the node: default, allowed values, one sentence. The ROS parameters are these fields."""
+"""Every option of the pipeline and the node: default, allowed values, one sentence. ROS parameters are these fields."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ class NodeConfig(Options):
     """Topics and behaviour of the ROS node; the pipeline's options stand beside these."""
 
     cameras: list[str] = option([], "Names of cameras served by this node; empty: one camera, topics without a prefix")
-    autostart: bool = option(True, "Configure and activate at once; false: wait for lifecycle transitions (the launch file's way)")
+    autostart: bool = option(
+        True, "Configure and activate at once; false: wait for lifecycle transitions (the launch file's way)"
+    )
     compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage instead of Image")
     status_rate: float = option(10.0, "Heartbeat on the topic status, Hz", minimum=1.0, maximum=100.0)
     no_image_hint_after: float = option(
@@ -126,10 +128,14 @@ class NodeConfig(Options):
         minimum=0.02, maximum=10.0, runtime=True,
     )  # fmt: skip
     polygons: bool = option(
-        False, "Fill in Region.polygon of the keypoints (ellipses and zones are always there; polygons cost about 1 ms a person)",
+        False,
+        "Fill in Region.polygon of the keypoints (ellipses and zones are always there; this costs about 1 ms a person)",
         runtime=True,
     )  # fmt: skip
     marker_depth: float = option(
-        1.0, "Distance in metres at which markers are drawn in the camera's frame", minimum=0.1, maximum=100.0, runtime=True
+        1.0, "Distance in metres at which markers are drawn in the camera's frame",
+        minimum=0.1, maximum=100.0, runtime=True,
+    )  # fmt: skip
+    marker_lifetime: float = option(
+        0.3, "Seconds a marker stays without renewal", minimum=0.05, maximum=10.0, runtime=True
     )
-    marker_lifetime: float = option(0.3, "Seconds a marker stays without renewal", minimum=0.05, maximum=10.0, runtime=True)

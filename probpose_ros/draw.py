@@ -232,11 +232,11 @@ class _Pen:
         left = top = row // 3
         panel = self.canvas[top : top + height, left : left + width]
         panel[:] = (0.35 * panel + 0.65 * np.array(SHADE)).astype(np.uint8)
-        colors = [None, *(color for color, _ in entries), None]
-        for i, text in enumerate(texts):
+        dots = [None, *(color for color, _ in entries), None]
+        for i, (text, dot) in enumerate(zip(texts, dots, strict=False)):
             x, y = left + row // 3, top + row * (i + 1)
-            if colors[i] is not None:
-                cv2.circle(self.canvas, (x + row // 4, y - row // 4), max(2, row // 4), colors[i], -1, cv2.LINE_AA)
+            if dot is not None:
+                cv2.circle(self.canvas, (x + row // 4, y - row // 4), max(2, row // 4), dot, -1, cv2.LINE_AA)
                 x += row * 3 // 4
             cv2.putText(self.canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
 

@@ -117,4 +117,4 @@ def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def in_window(points: np.ndarray, crop_size: tuple[int, int]) -> np.ndarray:
     """Whether crop-px points (..., 2) lie in the activation window: ``0 <= x < width`` and ``0 <= y < height``."""
     points = np.asarray(points)
-    return ((points >= 0) & (points < np.array(crop_size))).all(axis=-1)
+    return np.all((points >= 0) & (points < np.array(crop_size)), axis=-1)

@@ -19,7 +19,7 @@ class ModelInfo:
     """Common to all models.
 
     kind: ``pose`` or ``detector``. name: for messages and logs. input_size: (width, height) of the network's input, px.
-    precision: of the weights, ``fp32``, ``fp16`` or ``int8``. trained_on, licence: free text. metrics: figures of the card.
+    precision: of the weights, ``fp32``, ``fp16`` or ``int8``. trained_on, licence: free text. metrics: of the card.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class PoseInfo(ModelInfo):
 
 @dataclass(frozen=True)
 class DetectorInfo(ModelInfo):
-    """A person detector with outputs ``boxes`` (B, N, 4) xyxy input px and ``scores`` (B, N), not yet suppressed (NMS)."""
+    """A person detector; outputs ``boxes`` (B, N, 4) xyxy input px and ``scores`` (B, N), before suppression (NMS)."""
 
 
 def from_json(text: str | None, kind: str, path: str) -> Any:
@@ -67,10 +67,11 @@ def from_json(text: str | None, kind: str, path: str) -> Any:
         raise ModelInfoError(f"{path}: no {METADATA_KEY!r} metadata; make the file with 'probpose export'")
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata is not JSON ({error})") from None
     if not isinstance(values, dict):
-        raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata must be a JSON object, got {type(values).__name__}")
+        found = type(values).__name__
+        raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata must be a JSON object, got {found}")
     if values.get("format_version") != FORMAT_VERSION:
         raise ModelInfoError(
             f"{path}: format_version {values.get('format_version')!r}; this version reads {FORMAT_VERSION}"
@@ -87,6 +88,10 @@ def from_json(text: str | None, kind: str, path: str) -> Any:
             if not (isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size)):
                 raise ModelInfoError(f"{path}: {name} must be [width, height] in px, got {size!r}")
             values[name] = tuple(size)
+    kinds: dict[str, Any] = {"str": str, "float": (int, float), "dict[str, Any]": dict}
+    for spec in fields(cls):
+        if spec.name in values and not isinstance(values[spec.name], kinds.get(str(spec.type), object)):
+            raise ModelInfoError(f"{path}: {spec.name} must be of type {spec.type}, got {values[spec.name]!r}")
     try:
         return cls(**values)
     except TypeError as error:

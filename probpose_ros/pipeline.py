@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def erase_unknown(poses: PoseOutput) -> PoseOutput:
     def erase(values: np.ndarray) -> np.ndarray:
         return np.where(known.reshape(*known.shape, *[1] * (values.ndim - 2)), values, np.float32(np.nan))
 
-    return PoseOutput(*(None if values is None else erase(values) for values in vars(poses).values()))
+    return replace(poses, **{name: erase(values) for name, values in vars(poses).items() if values is not None})
 
 
 def keypoint_states(presence: np.ndarray, config: PipelineConfig) -> np.ndarray:

@@ -35,11 +35,10 @@ class PoseModel:
             raise BackendError(f"{self.path}: skeleton {self.info.skeleton!r}; this version knows coco17")
         self.codec = Codec(self.info.input_size, self.info.map_size, self.info.decode_profile, self.info.padding)
         (width, height), (w, h), k = self.info.input_size, self.info.map_size, NUM_KEYPOINTS
-        float32 = np.dtype(np.float32)
-        outputs = {"keypoints": TensorSpec(("N", k, 2), float32)}
-        outputs.update({name: TensorSpec(("N", k), float32) for name in _SCALARS})
+        self._row_shapes: dict[str, tuple[int, ...]] = {"keypoints": (k, 2), **dict.fromkeys(_SCALARS, (k,))}
         if "probmap" in self.session.outputs:
-            outputs["probmap"] = TensorSpec(("N", k, h, w), float32)
+            self._row_shapes["probmap"] = (k, h, w)
+        outputs = {name: TensorSpec(("N", *shape), np.dtype(np.float32)) for name, shape in self._row_shapes.items()}
         inputs = {"image": TensorSpec(("N", height, width, 3), np.dtype(np.uint8))}
         check_tensors(self.path, self.session, inputs, outputs)
 
@@ -52,8 +51,5 @@ class PoseModel:
             result = self.session.run(crops)
         else:
             # Not every operator of a graph accepts an empty batch.
-            result = {
-                name: np.zeros([0, *(NUM_KEYPOINTS, *spec.shape[2:])], np.float32)
-                for name, spec in self.session.outputs.items()
-            }
-        return PoseOutput(result["keypoints"], *(result[name] for name in _SCALARS), result.get("probmap"))
+            result = {name: np.zeros((0, *shape), np.float32) for name, shape in self._row_shapes.items()}
+        return PoseOutput(**{name: result[name] for name in self._row_shapes})

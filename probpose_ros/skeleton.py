@@ -27,8 +27,9 @@ NUM_KEYPOINTS = len(KEYPOINT_NAMES)
 
 # Per-keypoint OKS sigmas of the COCO keypoint task (relative to the square root of the person's area).
 SIGMAS = np.array(
-    [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089]
-)
+    [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072,
+     0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089]
+)  # fmt: skip
 SIGMAS.setflags(write=False)
 
 # FLIP_INDEX[k] is the keypoint that keypoint k becomes in a mirrored image.

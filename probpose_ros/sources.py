@@ -23,7 +23,7 @@ class SourceError(OSError):
 class Source:
     """Iterate over it for (timestamp in seconds, image (H, W, 3) uint8 BGR).
 
-    length: number of images, None if unknown. fps: of a video, None for pictures. still: pictures, not a stream.
+    length: number of images, None if unknown. fps: of a video or camera, None for pictures.
     names: of the pictures, for naming results.
     """
 
@@ -31,10 +31,6 @@ class Source:
     length: int | None
     fps: float | None = None
     names: tuple[str, ...] = ()
-
-    @property
-    def still(self) -> bool:
-        return self.fps is None
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         return self.frames
@@ -101,13 +97,12 @@ def _video(capture: cv2.VideoCapture, name: str, default_fps: float) -> Source:
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def frames() -> Iterator[tuple[float, np.ndarray]]:
-        image, i = first, 0
+        ok, image, i = True, first, 0
         try:
-            while image is not None:
+            while ok:
                 yield i / fps, image
                 i += 1
                 ok, image = capture.read()
-                image = image if ok else None
         finally:
             capture.release()
 

@@ -82,7 +82,8 @@ class Regions:
     levels: (L,) float32 in (0, 1).
     kind: what every region here promises.
     valid: (K, L) bool; False means: do not rely on it.
-    ellipses: (K, L, 5) float32: x, y, semi_major, semi_minor, theta (radians, x axis towards y axis); contains the region.
+    ellipses: (K, L, 5) float32: x, y, semi_major, semi_minor, theta (radians, x axis towards y axis); each contains its
+        region.
     areas: (K, L) float32, px^2, of the region itself.
     polygons: polygons[k][l] is (V, 2) float32, convex, contains the region; empty where there is none.
     covariances: (K, 3) float32, xx, xy, yy in px^2, of the probability map.

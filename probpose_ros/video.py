@@ -16,13 +16,13 @@ class VideoWriter:
         self.path, self.fps = Path(path), fps
         self.size: tuple[int, int] | None = None
         self._ffmpeg: Any = None
-        self._opencv: cv2.VideoWriter | None = None
+        self._opencv: Any = None
 
     def write(self, image: np.ndarray) -> None:
         if self.size is None:
             # H.264 needs even sides.
             self.size = (max(2, image.shape[1] // 2 * 2), max(2, image.shape[0] // 2 * 2))
-            self._open()
+            self._open(self.size)
         width, height = self.size
         if image.shape[0] - height in (0, 1) and image.shape[1] - width in (0, 1):
             image = image[:height, :width]
@@ -46,16 +46,17 @@ class VideoWriter:
     def __exit__(self, *unused: object) -> None:
         self.close()
 
-    def _open(self) -> None:
+    def _open(self, size: tuple[int, int]) -> None:
         try:
             import imageio_ffmpeg
         except ImportError:
-            self._opencv = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self.size)
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._opencv = cv2.VideoWriter(str(self.path), code, self.fps, size)
             if not self._opencv.isOpened():
                 raise OSError(f"{self.path}: cannot be written as MP4") from None
         else:
             self._ffmpeg = imageio_ffmpeg.write_frames(
-                str(self.path), self.size, fps=self.fps, pix_fmt_in="bgr24", codec="libx264", quality=6,
+                str(self.path), size, fps=self.fps, pix_fmt_in="bgr24", codec="libx264", quality=6,
                 macro_block_size=2,
             )  # fmt: skip
             self._ffmpeg.send(None)

@@ -59,7 +59,8 @@ def test_boxes_come_back_in_image_px(tiny_detector_model, scale):
 
 def test_images_of_several_sizes_in_one_batch(tiny_detector_model):
     detector = Detector(tiny_detector_model)
-    images = [person_image((40, 40, 100, 200)), person_image(size=(64, 200)), person_image((10, 10, 30, 60), size=(80, 80))]
+    nobody, small = person_image(size=(64, 200)), person_image((10, 10, 30, 60), size=(80, 80))
+    images = [person_image((40, 40, 100, 200)), nobody, small]
     together = detector(images)
     assert [len(found) for found in together] == [1, 0, 1]
     for image, found in zip(images, together, strict=True):

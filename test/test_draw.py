@@ -28,8 +28,9 @@ def person(state: KeypointState = KeypointState.IN, points: np.ndarray | None = 
         presence=numbers, visibility=numbers, quality=numbers, peak=numbers,
         states=np.full(17, state, np.uint8),
         regions=Regions(
-            levels=np.array([0.95], np.float32), kind=RegionKind.UNKNOWN, valid=np.zeros((17, 1), bool), ellipses=ellipses,
-            areas=np.full((17, 1), 157, np.float32), polygons=(), covariances=np.zeros((17, 3), np.float32),
+            levels=np.array([0.95], np.float32), kind=RegionKind.UNKNOWN, valid=np.zeros((17, 1), bool),
+            ellipses=ellipses, areas=np.full((17, 1), 157, np.float32), polygons=(),
+            covariances=np.zeros((17, 3), np.float32),
         ) if regions else None,
     )  # fmt: skip
 

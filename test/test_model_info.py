@@ -31,6 +31,9 @@ def changed(**values) -> str:
         (changed(colour="red"), "unknown metadata colour"),
         (changed(input_size=[192]), r"input_size must be \[width, height\] in px, got \[192\]"),
         (changed(map_size=[48, -1]), "map_size must be"),
+        (changed(padding="wide"), "padding must be of type float, got 'wide'"),
+        (changed(name=None), "name must be of type str, got None"),
+        ("[" * 100_000, "is not JSON"),
         (json.dumps({"format_version": 1, "kind": "pose"}), "incomplete metadata"),
     ],
 )

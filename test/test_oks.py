@@ -18,7 +18,8 @@ def test_agrees_with_pycocotools():
     flags = np.ones((NUM_KEYPOINTS, 1))
     area = 5000.0
     evaluator._gts[0, 1] = [{
-        "keypoints": np.hstack([truth, 2 * flags]).ravel().tolist(), "bbox": [0, 0, 200, 200], "area": area, "ignore": 0,
+        "keypoints": np.hstack([truth, 2 * flags]).ravel().tolist(), "bbox": [0, 0, 200, 200],
+        "area": area, "ignore": 0,
     }]  # fmt: skip
     evaluator._dts[0, 1] = [{"keypoints": np.hstack([found, flags]).ravel().tolist(), "score": 1.0}]
     expected = evaluator.computeOks(0, 1)[0, 0]

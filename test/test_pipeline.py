@@ -73,7 +73,8 @@ def test_a_person_cut_by_the_frame_keeps_the_joints_outside(pipeline):
 
 
 def test_several_images_in_one_batch(pipeline):
-    images = [person_image(LEFT, RIGHT), np.zeros((50, 60, 3), np.uint8), person_image((20, 20, 60, 120), size=(150, 150))]
+    nobody, small = np.zeros((50, 60, 3), np.uint8), person_image((20, 20, 60, 120), size=(150, 150))
+    images = [person_image(LEFT, RIGHT), nobody, small]
     together = pipeline.process(images)
     assert [len(frame.people) for frame in together] == [2, 0, 1]
     assert together[1].state == FrameState.NO_PERSON_DETECTED

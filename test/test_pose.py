@@ -62,7 +62,7 @@ def fix_batch(model):
 @pytest.mark.parametrize(
     ("changes", "change", "words"),
     [
-        ({"input_size": (192, 256)}, None, r"input 'image' is uint8 \(N, 64, 48, 3\); expected uint8 \(N, 256, 192, 3\)"),
+        ({"input_size": (192, 256)}, None, r"'image' is uint8 \(N, 64, 48, 3\); expected uint8 \(N, 256, 192, 3\)"),
         ({"map_size": (48, 64)}, None, r"output 'probmap' is float32 \(N, 17, 16, 12\); expected .*\(N, 17, 64, 48\)"),
         ({"decode_profile": "dark"}, None, "profile must be one of oks, reference, got 'dark'"),
         ({}, fix_batch, r"input 'image' is uint8 \(1, 64, 48, 3\); expected uint8 \(N, 64, 48, 3\)"),

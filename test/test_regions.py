@@ -137,7 +137,8 @@ def test_a_flat_map_gives_the_window():
 
 
 def test_nothing_is_promised():
-    regions = regions_from_map(random_maps(np.random.default_rng(6)), random_transform(np.random.default_rng(7)), CODEC, LEVELS)
+    rng = np.random.default_rng(6)
+    regions = regions_from_map(random_maps(rng), random_transform(rng), CODEC, LEVELS)
     assert regions.kind == RegionKind.UNKNOWN and not regions.valid.any()
     assert regions.levels.tolist() == [np.float32(level) for level in LEVELS]
     for array in (regions.ellipses, regions.areas, regions.covariances, regions.levels, regions.polygons[0][0]):

@@ -15,7 +15,7 @@ def test_image(tmp_path):
     image = person_image((40, 40, 100, 200))
     cv2.imwrite(str(tmp_path / "a.png"), image)
     source = open_source(tmp_path / "a.png")
-    assert len(source) == 1 and source.still and source.names == ("a.png",)
+    assert len(source) == 1 and source.fps is None and source.names == ("a.png",)
     ((stamp, found),) = source
     assert stamp == 0.0
     np.testing.assert_array_equal(found, image)
@@ -43,7 +43,7 @@ def test_video_round_trip(tmp_path):
         for i in range(12):
             video.write(np.full((121, 161, 3), 20 * i, np.uint8))  # odd sides: one px is cut
     source = open_source(path)
-    assert source.fps == 10 and not source.still and source.length == 12
+    assert source.fps == 10 and source.length == 12
     stamps, images = zip(*source, strict=True)
     np.testing.assert_allclose(stamps, np.arange(12) / 10)
     assert images[0].shape == (120, 160, 3)

@@ -16,7 +16,8 @@ from probpose_ros.zones import person_zone
 
 @pytest.fixture(scope="module")
 def person(tiny_detector_model, tiny_pose_model) -> Person:
-    config = PipelineConfig(detector=str(tiny_detector_model), model=str(tiny_pose_model), presence_in=0.01, presence_out=0)
+    models = {"detector": str(tiny_detector_model), "model": str(tiny_pose_model)}
+    config = PipelineConfig(**models, presence_in=0.01, presence_out=0)
     (person,) = Pipeline(config)(person_image((40, 40, 100, 200))).people
     return person
 

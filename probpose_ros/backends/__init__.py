@@ -31,9 +31,9 @@ class Session(Protocol):
     metadata: the model file's own text entries. inputs, outputs: name -> TensorSpec. backend: what runs it, for logs.
     """
 
-    metadata: Mapping[str, str]
-    inputs: Mapping[str, TensorSpec]
-    outputs: Mapping[str, TensorSpec]
+    metadata: dict[str, str]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
     backend: str
 
     def run(self, feed: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

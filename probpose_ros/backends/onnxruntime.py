@@ -37,9 +37,9 @@ class OnnxRuntimeSession:
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base but Exception
             reason = str(error).strip().splitlines()[0]
             raise BackendError(f"{path}: onnxruntime cannot load it as an ONNX model ({reason})") from None
-        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
-        self.outputs = {node.name: _spec(node) for node in self._session.get_outputs()}
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.inputs: dict[str, TensorSpec] = {node.name: _spec(node) for node in self._session.get_inputs()}
+        self.outputs: dict[str, TensorSpec] = {node.name: _spec(node) for node in self._session.get_outputs()}
 
     def run(self, feed: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if isinstance(feed, np.ndarray):

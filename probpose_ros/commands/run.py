@@ -62,14 +62,15 @@ def run(args: argparse.Namespace) -> int:
     pipeline = Pipeline(config)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    if Path(args.source).exists() and out.resolve() in (Path(args.source).resolve(), Path(args.source).resolve().parent):
+    place = Path(args.source).resolve()
+    if place.exists() and out.resolve() in (place, place.parent):
         raise ValueError(f"--out {out}: holds the source, which could be overwritten; choose another folder")
 
     count = people = 0
     with ExitStack() as stack:
         lines = stack.enter_context(open(out / "people.jsonl", "w", encoding="utf-8"))
         video = None
-        if not source.still and not args.json:
+        if source.fps is not None and not args.json:
             video = stack.enter_context(VideoWriter(out / f"{Path(args.source).stem}.mp4", source.fps))
         for stamp, image in tqdm(source, total=source.length, unit="image"):
             frame = pipeline(image)
