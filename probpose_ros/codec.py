@@ -33,7 +33,7 @@ AREA_PER_BOX = 0.53
 
 @dataclass(frozen=True)
 class Decoded:
-    """keypoints (..., K, 2) crop px; at their cells peak (..., K), the map, and expected_oks (..., K), the kernel score."""
+    """keypoints (..., K, 2) crop px; peak, expected_oks (..., K): map value and kernel score at the decoded cell."""
 
     keypoints: np.ndarray
     peak: np.ndarray

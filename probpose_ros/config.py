@@ -129,7 +129,8 @@ class NodeConfig(Options):
     )  # fmt: skip
     polygons: bool = option(
         False,
-        "Fill in Region.polygon of the keypoints (ellipses and zones are always there; this costs about 1 ms a person)",
+        "Fill in Region.polygon of the keypoints "
+        "(ellipses and zones are always there; polygons cost about 1 ms a person)",
         runtime=True,
     )  # fmt: skip
     marker_depth: float = option(
