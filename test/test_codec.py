@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import golden
+from reference_files import FOLDER, golden
 
 from probpose_ros.codec import Codec
 from probpose_ros.geometry import CropTransform
@@ -18,7 +18,9 @@ CROP, MAP = (192, 256), (48, 64)
 
 @pytest.fixture(scope="module")
 def vectors() -> dict[str, np.ndarray]:
-    return dict(np.load(golden("decode.npz")))
+    if not FOLDER.is_dir():
+        pytest.skip("the reference folder ../shared is not there")
+    return golden("decode.npz")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import golden
+from reference_files import FOLDER, golden
 
 from probpose_ros.geometry import CropTransform, bbox_to_window, in_window
 
@@ -16,7 +16,9 @@ CROP = (192, 256)
 
 @pytest.fixture(scope="module")
 def affine() -> dict[str, np.ndarray]:
-    return dict(np.load(golden("affine.npz")))
+    if not FOLDER.is_dir():
+        pytest.skip("the reference folder ../shared is not there")
+    return golden("affine.npz")
 
 
 def test_window_of_a_bbox(affine):
