@@ -34,7 +34,7 @@ setup(
         *((f"share/{NAME}/{folder}", sorted(glob(f"{folder}/*.*"))) for folder in ("launch", "config", "models")),
     ],
     install_requires=["numpy>=1.21", "onnxruntime", "opencv-python>=4.5", "PyYAML", "scipy", "tqdm"],
-    zip_safe=True,
+    zip_safe=False,
     entry_points={
         "console_scripts": [
             f"probpose = {NAME}.cli:main",
@@ -43,9 +43,9 @@ setup(
             f"recorder = {NAME}.ros.recorder:main",
         ],
         "probpose.commands": [
-            *commands(NAME, "run", "doctor", "fetch"),
+            *commands(NAME, "run", "doctor"),
             *commands("probpose_training", "train", "evaluate", "crop-dataset"),
-            *commands("probpose_training", "import-checkpoint", "export", "calibrate"),
+            *commands("probpose_training", "import-checkpoint", "export"),
         ],
     },
 )

@@ -36,6 +36,7 @@ def build() -> int:
     foreign = ("AMENT_", "CMAKE_", "COLCON_", "MAKE", "MFLAGS", "ROS_", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment["AMENT_PREFIX_PATH"] = environment["CMAKE_PREFIX_PATH"] = str(PREFIX)
+    environment["MAKEFLAGS"] = f"-j{os.cpu_count()}"  # else colcon waits for a low load
     environment["PATH"] = f"{PREFIX / 'bin'}{os.pathsep}{os.environ['PATH']}"
     command = [
         PREFIX / "bin/colcon", "--log-base", SCRATCH / "log", "build", "--base-paths", PACKAGE,
