@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -85,3 +88,11 @@ def test_bootstrap_ignores_draws_without_a_value() -> None:
     assert np.isnan(result["x"]).all() and result["y"] == (1.0, 1.0)
     with pytest.raises(ValueError, match="at least one image"):
         bootstrap(lambda rows: {}, [])
+
+
+@pytest.mark.parametrize(
+    "name", ["crop_augmentation", "coco", "metrics.binary", "metrics.exoks"],
+)  # fmt: skip
+def test_examples(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"probpose_training.{name}"))
+    assert result.failed == 0 and result.attempted > 0
