@@ -16,6 +16,7 @@ from probpose_training.data import PoseDataset, Source  # noqa: E402
 
 SIZE = (144, 192)
 GREY = 40
+CATEGORIES = [{"id": 1, "name": "person"}]
 
 
 def painted() -> Sample:
@@ -107,14 +108,17 @@ def coco(tmp_path):
         {**person, "id": 4, "keypoints": keypoints.ravel().tolist(), "iscrowd": 1},
     ]
     path = tmp_path / "set.json"
-    path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": annotations}))
+    image = {"id": 1, "file_name": "a.png", "width": 200, "height": 240}
+    path.write_text(
+        json.dumps({"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "person"}]})
+    )
     return Source(str(path), str(tmp_path), repeat=2)
 
 
 def test_dataset_counts_what_it_skips_and_repeats(coco):
     dataset = PoseDataset([coco], SIZE)
     assert len(dataset) == 2
-    assert dataset.skipped == {"no labelled keypoint": 1, "box under 2 px": 1, "crowd": 1}
+    assert dataset.skipped == {"no labelled keypoint": 1, "box without area": 1, "crowd": 1}
 
 
 def test_unlabelled_is_never_absent(coco):
@@ -149,6 +153,6 @@ def test_bad_images_and_sets_are_named(coco, tmp_path):
     (tmp_path / "a.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match="a.png: not a readable image"):
         PoseDataset([coco], SIZE)[0]
-    (tmp_path / "empty.json").write_text('{"images": [], "annotations": []}')
-    with pytest.raises(ValueError, match="no person with a labelled keypoint"):
+    (tmp_path / "empty.json").write_text(json.dumps({"images": [], "annotations": [], "categories": CATEGORIES}))
+    with pytest.raises(ValueError, match="no usable person in"):
         PoseDataset([Source(str(tmp_path / "empty.json"), str(tmp_path))], SIZE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from probpose_ros.geometry import in_window
 from probpose_training.augmentation import NO_AUGMENTATION, AugmentationConfig, Sample, augment
+from probpose_training.coco import read_coco, skip_report
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,20 @@ class Source:
     repeat: int = 1
 
 
+@dataclass(frozen=True)
+class LabelledPerson:
+    """One person of a set: where the image is, and the arrays of :class:`CocoKeypoints`, image px."""
+
+    path: Path
+    bbox: np.ndarray
+    area: float
+    keypoints: np.ndarray
+    visibility: np.ndarray
+    weight: np.ndarray
+
+
 class PoseDataset(Dataset):
-    """Examples of all persons of the sources with at least one labelled keypoint.
+    """Examples of all usable persons of the sources.
 
     An example depends on (seed, epoch, index) alone, so that an interrupted run goes on with what it would have seen.
     ``skipped`` counts the persons left out, by reason.
@@ -39,33 +52,28 @@ class PoseDataset(Dataset):
         seed: int = 0,
     ) -> None:
         self.crop_size, self.augmentation, self.seed, self.epoch = crop_size, augmentation, seed, 0
-        self.persons: list[tuple[Path, dict]] = []
-        self.skipped = {"no labelled keypoint": 0, "box under 2 px": 0, "crowd": 0}
+        self.persons: list[LabelledPerson] = []
+        self.skipped: Counter[str] = Counter()
         for source in sources:
-            coco = json.loads(Path(source.annotations).read_text())
-            files = {image["id"]: Path(source.images) / image["file_name"] for image in coco["images"]}
-            for annotation in coco["annotations"]:
-                if reason := _reason_to_skip(annotation):
-                    self.skipped[reason] += 1
-                else:
-                    self.persons += [(files[annotation["image_id"]], annotation)] * source.repeat
+            coco = read_coco(source.annotations)
+            self.skipped += coco.skipped
+            paths = [Path(source.images) / coco.images[image_id].file_name for image_id in coco.image_ids.tolist()]
+            columns = (paths, coco.bboxes, coco.areas, coco.keypoints, coco.visibility, coco.weights)
+            self.persons += [LabelledPerson(*row) for row in zip(*columns, strict=True)] * source.repeat
         if not self.persons:
-            raise ValueError(f"no person with a labelled keypoint in {', '.join(s.annotations for s in sources)}")
+            names = ", ".join(source.annotations for source in sources)
+            raise ValueError(f"no usable person in {names}; {skip_report(0, self.skipped)}")
 
     def __len__(self) -> int:
         return len(self.persons)
 
     def sample(self, index: int) -> Sample:
         """The person as annotated."""
-        path, annotation = self.persons[index]
-        image = cv2.imread(str(path))
+        person = self.persons[index]
+        image = cv2.imread(str(person.path))
         if image is None:
-            raise ValueError(f"{path}: not a readable image")
-        x, y, w, h = annotation["bbox"]
-        keypoints = np.array(annotation["keypoints"], dtype=np.float64).reshape(17, 3)
-        weight = np.array(annotation.get("keypoint_weights", keypoints[:, 2] > 0), dtype=np.float64)
-        weight = weight * (keypoints[:, 2] > 0)
-        return Sample(image, np.array([x, y, x + w, y + h]), keypoints[:, :2], keypoints[:, 2], weight)
+            raise ValueError(f"{person.path}: not a readable image")
+        return Sample(image, person.bbox, person.keypoints, person.visibility, person.weight)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
@@ -93,13 +101,3 @@ def example(
     }
     tensors = {name: torch.from_numpy(np.asarray(value, dtype=np.float32)) for name, value in float32.items()}
     return {"image": torch.from_numpy(crop), **tensors}
-
-
-def _reason_to_skip(annotation: dict) -> str | None:
-    if annotation.get("iscrowd"):
-        return "crowd"
-    if min(annotation["bbox"][2:]) < 2:
-        return "box under 2 px"
-    if not any(v > 0 for v in annotation.get("keypoints", [])[2::3]):
-        return "no labelled keypoint"
-    return None

@@ -53,13 +53,13 @@ class PoseTask:
             output = model(normalise(torch.stack([e["image"] for e in examples]).to(device)))
             decoded = self.codec.decode(output.probmap().float().cpu().numpy())
             presence.append(torch.sigmoid(output.presence.float()).cpu().numpy())
-            for keypoints, example, i in zip(decoded.keypoints, examples, range(start, start + 32)):
-                annotation = self.val_dataset.persons[i][1]
+            for i, (keypoints, example) in enumerate(zip(decoded.keypoints, examples, strict=True), start):
+                person = self.val_dataset.persons[i]
                 # Distances are in crop px: the person's area goes there by the window's scale.
-                scale = (self.network.input_size[0] - 1) / _window_width(annotation, self.network.input_size)
+                scale = (self.network.input_size[0] - 1) / _window_width(person.bbox, self.network.input_size)
                 distance = ((keypoints - example["keypoints"].numpy()) ** 2).sum(-1)
                 labelled = example["annotated"].numpy() > 0
-                similarities.append(oks(distance, oks_variance(annotation["area"] * scale**2))[labelled])
+                similarities.append(oks(distance, oks_variance(person.area * scale**2))[labelled])
         persons = np.array([values.mean() for values in similarities])
         labelled = np.concatenate([[e["annotated"].numpy() > 0] for e in self.val_dataset])
         return {
@@ -79,6 +79,5 @@ def _sources(root: Path, entries: list[dict[str, Any]]) -> list[Source]:
     return [Source(str(root / s.annotations), str(root / s.images), s.repeat) for s in sources]
 
 
-def _window_width(annotation: dict[str, Any], crop_size: tuple[int, int]) -> float:
-    x, y, w, h = annotation["bbox"]
-    return float(bbox_to_window(np.array([x, y, x + w, y + h]), crop_size[0] / crop_size[1])[1][0])
+def _window_width(bbox: np.ndarray, crop_size: tuple[int, int]) -> float:
+    return float(bbox_to_window(bbox, crop_size[0] / crop_size[1])[1][0])

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from probpose_ros.codec import AREA_PER_BOX
 from probpose_ros.oks import oks_variance
+from probpose_training.coco import read_coco
 from probpose_training.teacher import TinyPoseTeacher, merge_labels
 
 
@@ -43,13 +44,13 @@ def persons_of_boxes(path: Path, least_score: float, least_side: float) -> list[
 
 
 def persons_of_annotations(path: Path) -> list[dict]:
-    """The persons of a COCO-format file."""
-    coco = json.loads(path.read_text())
-    entries = {image["id"]: {"file_name": image["file_name"], "persons": []} for image in coco["images"]}
-    for annotation in coco["annotations"]:
-        x, y, w, h = annotation["bbox"]
-        person = {"bbox": np.array([x, y, x + w, y + h]), "keypoints": np.array(annotation["keypoints"]).reshape(17, 3)}
-        entries[annotation["image_id"]]["persons"].append(person)
+    """The usable persons of a COCO-format file."""
+    coco = read_coco(path)
+    entries = {image_id: {"file_name": image.file_name, "persons": []} for image_id, image in coco.images.items()}
+    rows = zip(coco.image_ids.tolist(), coco.bboxes, coco.keypoints, coco.visibility, strict=True)
+    for image_id, bbox, keypoints, visibility in rows:
+        person = {"bbox": bbox, "keypoints": np.column_stack([keypoints, visibility])}
+        entries[image_id]["persons"].append(person)
     return list(entries.values())
 
 

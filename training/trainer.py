@@ -215,7 +215,7 @@ def _restore(path: Path, task: Any, optimizer: Any, average: torch.nn.Module | N
 
 @torch.no_grad()
 def _update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values()):
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.dtype.is_floating_point:
             mean.lerp_(value, 1 - decay)
         else:

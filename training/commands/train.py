@@ -10,7 +10,7 @@ def register(subparsers) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a network from a recipe",
-        description="Train a network from a recipe; started again, it goes on from OUT/last.pt. Also runs under torchrun.",
+        description="Train from a recipe. Started again, it goes on from OUT/last.pt. Also runs under torchrun.",
     )
     parser.add_argument(
         "--config", type=Path, required=True, help="the recipe, e.g. training/configs/probpose_small.yaml"
