@@ -33,7 +33,10 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         *((f"share/{NAME}/{folder}", sorted(glob(f"{folder}/*.*"))) for folder in ("launch", "config", "models")),
     ],
-    install_requires=["numpy>=1.21", "onnxruntime", "opencv-python>=4.5", "PyYAML", "scipy", "tqdm"],
+    install_requires=["numpy>=1.21", "onnxruntime", "opencv-python>=4.5", "PyYAML", "tqdm"],
+    extras_require={
+        "training": "jinja2 lightning-fabric matplotlib onnx pycocotools scipy tensorboard torch".split(),
+    },
     zip_safe=False,
     entry_points={
         "console_scripts": [
