@@ -151,6 +151,14 @@ class ProbPose(nn.Module):
     def forward(self, images: Tensor) -> NetworkOutput:
         return self.head(self.backbone(images))
 
+    def layer_of(self, name: str) -> tuple[int, int]:
+        """(layer of a parameter, number of the last one) for layer-wise learning rates: embeddings 0, the head last."""
+        last = self.config.depth + 1 if self.config.backbone == "vit" else len(self.config.widths) + 1
+        part = name.split(".")
+        if name.startswith(("backbone.layers.", "backbone.stages.")):
+            return int(part[2]) + 1, last
+        return (0 if part[1] in ("pos_embed", "patch_embed", "stem") else last), last
+
 
 class Head(nn.Module):
     """Feature maps -> logits of the maps and of the scalars."""
