@@ -39,7 +39,7 @@ def build() -> int:
     environment["MAKEFLAGS"] = f"-j{os.cpu_count()}"  # else colcon waits for a low load
     environment["PATH"] = f"{PREFIX / 'bin'}{os.pathsep}{os.environ['PATH']}"
     command = [
-        PREFIX / "bin/colcon", "--log-base", SCRATCH / "log", "build", "--base-paths", PACKAGE,
+        PREFIX / "bin/colcon", "--log-level", "error", "--log-base", SCRATCH / "log", "build", "--base-paths", PACKAGE,
         "--build-base", SCRATCH / "build", "--merge-install", "--install-base", PREFIX,
         "--cmake-args", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={sys.executable}", "--no-warn-unused-cli",
     ]  # fmt: skip
