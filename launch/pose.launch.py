@@ -64,7 +64,7 @@ def start(context) -> list:
         output="screen",
         on_exit=Shutdown(reason="the pose node has ended"),
     )
-    activate = EmitEvent(event=ChangeState(matches_action(node), transition_id=Transition.TRANSITION_ACTIVATE))
+    activate = EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_ACTIVATE))
     give_up = EmitEvent(event=ShutdownEvent(reason="the pose node could not be configured"))
     actions = [
         node,
@@ -78,7 +78,7 @@ def start(context) -> list:
                 target_lifecycle_node=node, start_state="configuring", goal_state="unconfigured", entities=[give_up]
             )
         ),
-        EmitEvent(event=ChangeState(matches_action(node), transition_id=Transition.TRANSITION_CONFIGURE)),
+        EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_CONFIGURE)),
     ]
     if given["depth_topic"]:
         actions.append(LogInfo(msg=f"depth_topic:={given['depth_topic']} is ignored: this version does not use depth"))

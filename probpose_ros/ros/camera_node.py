@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import rclpy
-from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header
+from std_msgs.msg import Header, UInt64
 
+from probpose_ros.ros import qos
 from probpose_ros.ros.images import bgr_to_image
+from probpose_ros.transport import transport_environment
 from probpose_ros.virtual_camera import VirtualCamera, camera_matrix
 
 
@@ -41,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
 
+    os.environ.update(transport_environment())
     rclpy.init(args=argv)
     try:
         return publish_images(CameraNode(), images, args.rate, args.subscribers, args.wait)
@@ -66,6 +69,7 @@ class CameraNode(Node):
         profile = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self.images = self.create_publisher(Image, "image", profile)
         self.infos = self.create_publisher(CameraInfo, "camera_info", profile)
+        self.sent = self.create_publisher(UInt64, "images_sent", qos.LATCHED)  # once, at the end
 
     def publish(self, image: np.ndarray) -> None:
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id="camera_optical_frame")
@@ -92,14 +96,19 @@ def publish_images(node: CameraNode, images: Iterator[np.ndarray], rate: float, 
     while subscribers and time.monotonic() < settled:
         rclpy.spin_once(node, timeout_sec=0.05)
 
-    due = time.monotonic()
+    due, sent = time.monotonic(), 0
     for image in images:
         time.sleep(max(0.0, due - time.monotonic()))
         if not rclpy.ok():
             return 0
         node.publish(image)
+        sent += 1
         due = max(due + 1 / rate, time.monotonic())
-    node.images.wait_for_all_acked(Duration(seconds=2))
+    # A publisher that goes away takes with it what a slow subscriber has not read: stay until the recorder has left.
+    node.sent.publish(UInt64(data=sent))
+    deadline = time.monotonic() + wait
+    while node.sent.get_subscription_count() and time.monotonic() < deadline:
+        rclpy.spin_once(node, timeout_sec=0.05)
     return 0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
 import sys
 from typing import Any
 
@@ -22,6 +25,7 @@ from probpose_ros.ros.heartbeat import Heartbeat
 from probpose_ros.ros.images import ImageError, image_to_bgr
 from probpose_ros.ros.lifecycle import SafeLifecycleNode
 from probpose_ros.ros.worker import Worker
+from probpose_ros.transport import transport_environment
 
 STOP_TIMEOUT = 0.7  # seconds for the frame in hand when deactivating; the whole process has to end within 1 s
 
@@ -145,8 +149,19 @@ def warm_up(pipeline: Pipeline) -> None:
     pipeline.pose(np.zeros((1, crop_height, crop_width, 3), np.uint8))
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None) -> None:
+    status = run(args)
+    gc.collect()  # the last references to the DDS participant: without its farewell others believe in it for 20 s
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed by now. Taking the interpreter apart would only cost time, or hang with a network that hangs.
+    os._exit(status)
+
+
+def run(args: list[str] | None = None) -> int:
+    """The node until a signal comes; exit status."""
     try:
+        os.environ.update(transport_environment())
         rclpy.init(args=args)
     except RuntimeError as error:  # a params file that is missing or no YAML, a malformed --ros-args
         print(f"pose_node: error: {error}", file=sys.stderr)
@@ -159,14 +174,18 @@ def main(args: list[str] | None = None) -> int:
         if node.config.autostart:
             for transition in (node.trigger_configure, node.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:
-                    return 1
+                    return int(rclpy.ok())  # not ok: a signal came meanwhile
         executor.spin()
     except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
         rclpy.logging.get_logger("pose_node").fatal(str(error))
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # rclpy raises from whatever it was doing when a signal shuts it down
+        if rclpy.ok():
+            raise
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C (launch sends one too) must not cut the clean-up
         if node is not None:
             node.on_shutdown(None)
             node.destroy_node()
@@ -175,4 +194,4 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

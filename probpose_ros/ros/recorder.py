@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,14 +16,17 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
+from std_msgs.msg import UInt64
 from tqdm import tqdm
 
 from probpose_ros.recording import Recording
+from probpose_ros.ros import qos
 from probpose_ros.ros.convert import message_to_dict, result_of
 from probpose_ros.ros.images import image_to_bgr
+from probpose_ros.transport import transport_environment
 
 KEPT_IMAGES = 100  # that wait for their result; older ones were dropped by the node
-LAST_RESULT = 5.0  # seconds to wait for results after the camera is gone
+LAST_RESULT = 5.0  # seconds without anything new after which what is still missing counts as dropped
 
 
 class RecorderError(RuntimeError):
@@ -36,6 +40,8 @@ class Recorder(Node):
         super().__init__("recorder")
         self.recording, self.progress = recording, progress
         self.received = 0
+        self.sent: int | None = None  # images the camera has sent in all, once it says so
+        self.heard = time.monotonic()  # when the newest message came
         self.newest: tuple[int, int] | None = None  # stamp of the newest image
         self.finished: tuple[int, int] | None = None  # stamp of the newest result recorded
         self.images: dict[tuple[int, int], Image] = {}
@@ -48,9 +54,18 @@ class Recorder(Node):
     def subscribe_to_images(self) -> None:
         """The camera starts when it sees this subscription, so it comes after the one to the results is connected."""
         self.image = self.create_subscription(Image, "image", self._on_image, self.profile)
+        self.total = self.create_subscription(UInt64, "images_sent", self._on_sent, qos.LATCHED)
+
+    def complete(self) -> bool:
+        """Every image is here, and the newest has its result (the node always answers the newest)."""
+        return self.received == self.sent and self.finished == self.newest
+
+    def _on_sent(self, msg: UInt64) -> None:
+        self.sent, self.heard = msg.data, time.monotonic()
 
     def _on_image(self, msg: Image) -> None:
         self.received += 1
+        self.heard = time.monotonic()
         self.newest = _stamp(msg)
         self.images[self.newest] = msg
         while len(self.images) > KEPT_IMAGES:
@@ -59,6 +74,7 @@ class Recorder(Node):
 
     def _on_result(self, msg: PersonPoseArray) -> None:
         self.results[_stamp(msg)] = msg
+        self.heard = time.monotonic()
         self._match(_stamp(msg))
 
     def _match(self, stamp: tuple[int, int]) -> None:
@@ -68,6 +84,7 @@ class Recorder(Node):
         self.recording.add(image_to_bgr(image), result_of(message), message_to_dict(message))
         self.finished = stamp
         self.progress.update()
+        self.heard = time.monotonic()  # drawing and writing took a while
 
 
 def _stamp(msg: Any) -> tuple[int, int]:
@@ -75,15 +92,17 @@ def _stamp(msg: Any) -> tuple[int, int]:
 
 
 def record(node: Recorder, wait: float) -> None:
-    """Until the camera is gone and its last image has its result. RecorderError when nothing comes within ``wait`` s."""
+    """Until the camera has said that it is done and its last image has its result; or the camera is gone.
+
+    RecorderError when nothing comes within ``wait`` seconds.
+    """
     _spin_until(node, lambda: node.count_publishers("keypoints") > 0, wait, "the pose node did not appear")
     node.subscribe_to_images()
     _spin_until(node, lambda: node.received > 0, wait, f"no image on {node.image.topic_name}")
     _spin_until(node, lambda: node.recording.count > 0, wait, f"images, but no result on {node.keypoints.topic_name}")
-    while node.count_publishers("image"):
+    while node.sent is None and node.count_publishers("image"):
         rclpy.spin_once(node, timeout_sec=0.1)
-    end = time.monotonic() + LAST_RESULT
-    while node.finished != node.newest and time.monotonic() < end:
+    while not node.complete() and time.monotonic() < node.heard + LAST_RESULT:
         rclpy.spin_once(node, timeout_sec=0.1)
 
 
@@ -104,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(remove_ros_args(argv))
 
+    os.environ.update(transport_environment())
     rclpy.init(args=argv)
     recording = Recording(args.out, args.fps)
     progress = tqdm(total=args.frames, unit="frame", desc="recording")
@@ -122,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     if problem is not None:
         print(f"recorder: error: {problem}", file=sys.stderr)
         return 1
-    print(recording.summary(node.received))
+    print(recording.summary(node.sent or node.received))
     return 0
 
 

@@ -1,0 +1,66 @@
+"""No default stands twice with two values: dataclasses, config/pose.yaml and the launch file agree."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from probpose_ros.config import NodeConfig, PipelineConfig
+
+ROOT = Path(__file__).parents[1]
+# What the node needs for a first start but the launch file decides by itself.
+LAUNCH_ONLY = {"namespace", "params_file", "rviz", "image_topic", "camera_info_topic", "depth_topic"}
+
+
+def options() -> dict:
+    configs = (PipelineConfig(), NodeConfig())
+    return {spec.name: getattr(config, spec.name) for config in configs for spec in fields(config)}
+
+
+def test_yaml_has_every_option_with_its_default() -> None:
+    content = yaml.safe_load((ROOT / "config/pose.yaml").read_text(encoding="utf-8"))
+    assert content == {"/**": {"ros__parameters": options()}}
+
+
+def test_yaml_says_what_is_allowed_as_the_dataclass_does() -> None:
+    from probpose_ros.config import allowed
+
+    text = (ROOT / "config/pose.yaml").read_text(encoding="utf-8")
+    for config in (PipelineConfig, NodeConfig):
+        for spec in fields(config):
+            assert f"# {spec.metadata['help']} ({allowed(spec)}" in text
+
+
+def test_launch_arguments_are_options_and_write_no_default_again() -> None:
+    """Without ROS's launch package: what the file says is read from its syntax tree."""
+    tree = ast.parse((ROOT / "launch/pose.launch.py").read_text(encoding="utf-8"))
+    tables = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    }
+    assert set(tables["PARAMETERS"]) == {"compressed", "cameras", "model", "detector", "backend"}
+    assert set(tables["PARAMETERS"]) < set(options())
+    defaults = {}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if getattr(call.func, "id", "") == "DeclareLaunchArgument":
+            value = next(keyword.value for keyword in call.keywords if keyword.arg == "default_value")
+            name = call.args[0].value if isinstance(call.args[0], ast.Constant) else "every option and topic"
+            defaults[name] = ast.literal_eval(value)
+    assert defaults == {"every option and topic": "", "namespace": "probpose", "params_file": "", "rviz": "false"}
+    assert set(tables["TOPICS"]) | {"namespace", "params_file", "rviz"} == LAUNCH_ONLY
+
+
+def test_rviz_view_shows_the_nodes_topics() -> None:
+    view = yaml.safe_load((ROOT / "config/pose.rviz").read_text(encoding="utf-8"))
+    displays = view["Visualization Manager"]["Displays"]
+    topics = {display["Class"]: display["Topic"]["Value"] for display in displays if "Topic" in display}
+    assert topics == {
+        "rviz_default_plugins/Camera": "/probpose/image",
+        "rviz_default_plugins/MarkerArray": "/probpose/markers",
+        "rviz_default_plugins/Image": "/probpose/overlay",
+    }
+    assert all(display["Class"].startswith("rviz_default_plugins/") for display in displays)

@@ -1,0 +1,97 @@
+"""The node as a process: how it ends, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("probpose_msgs.msg", reason="needs the built probpose_msgs")
+pytestmark = pytest.mark.ros
+
+ROOT = Path(__file__).parents[1]
+
+
+DOMAIN = random.randint(1, 100)
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "probpose_ros.ros.node", "--ros-args", *arguments],
+        env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number, twice", [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_ends_cleanly_within_a_second(number: int, twice: bool, tiny_detector_model: Any, tiny_pose_model: Any) -> None:
+    node = start("-p", f"detector:={tiny_detector_model}", "-p", f"model:={tiny_pose_model}")
+    try:
+        text = ""
+        while "ready" not in text:
+            line = node.stderr.readline()
+            assert line, text
+            text += line
+        sent = time.monotonic()
+        node.send_signal(number)
+        if twice:  # as a terminal's Ctrl-C under ros2 launch
+            time.sleep(0.05)
+            node.send_signal(number)
+        rest = node.communicate(timeout=30)[1]
+        took = time.monotonic() - sent
+    finally:
+        node.kill()
+        node.wait()
+    assert node.returncode == 0 and "Traceback" not in rest, rest
+    assert took < 1.0
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["-p", "detector_treshold:=0.5"], ["'detector_treshold'", "detector_threshold"]),
+        (["-p", "max_people:=1000"], ["max_people = 1000", "1 to 100"]),
+        (["-p", "model:=no_such_model"], ["no_such_model"]),
+        (["--params-file", "/nowhere/pose.yaml"], ["/nowhere/pose.yaml"]),
+    ],
+)
+def test_refuses_to_start_with_one_line(arguments: list[str], words: list[str], tiny_detector_model: Any) -> None:
+    node = start("-p", f"detector:={tiny_detector_model}", *arguments)
+    text = node.communicate(timeout=60)[1]
+    lines = [line for line in text.splitlines() if any(word in line for word in words)]
+    assert node.returncode == 1 and "Traceback" not in text and len(lines) == 1, text
+    assert all(word in lines[0] for word in words)
+
+
+def test_others_see_at_once_that_it_has_gone(tiny_detector_model: Any, tiny_pose_model: Any, monkeypatch: Any) -> None:
+    import rclpy
+
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    rclpy.init(domain_id=DOMAIN)
+    node = start("-p", f"detector:={tiny_detector_model}", "-p", f"model:={tiny_pose_model}")
+    try:
+        observer = rclpy.create_node("observer")
+        wait(lambda: observer.count_publishers("keypoints") == 1, 60)
+        node.send_signal(signal.SIGINT)
+        node.communicate(timeout=30)
+        wait(lambda: observer.count_publishers("keypoints") == 0, 5)  # the lease of one that says no farewell is 20 s
+    finally:
+        node.kill()
+        node.wait()
+        rclpy.shutdown()
+
+
+def wait(done: Any, timeout: float) -> None:
+    end = time.monotonic() + timeout
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
