@@ -16,7 +16,7 @@ dense matrices made once (the mirrored border folds into them).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -44,23 +44,37 @@ class Decoded:
 class Codec:
     """crop_size, map_size: (width, height) in px; profile: one of PROFILES; padding: of the activation window.
 
-    window_scale: the map covers a window this many times the crop, about the same centre (the outer map of a double
-    heatmap; 1 for all others).
+    map_window: x_min, y_min, x_max, y_max of the centres of the map's corner cells, crop px. None: those of the crop's
+    corner pixels; other windows belong to double heatmaps, see :meth:`outer` and :meth:`extended`.
     """
 
     crop_size: tuple[int, int]
     map_size: tuple[int, int]
     profile: str = "oks"
     padding: float = PADDING
-    window_scale: float = 1.0
+    map_window: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {self.profile!r}")
-        if not self.window_scale >= 1:
-            raise ValueError(f"window_scale must be at least 1, got {self.window_scale!r}")
         if min(self.map_size) < 3:
             raise ValueError(f"map_size must be at least 3 x 3, got {self.map_size!r}")
+        if self.map_window is not None and not (self._last > self._first).all():
+            raise ValueError(f"map_window must be x_min < x_max and y_min < y_max, got {self.map_window!r}")
+
+    def outer(self, scale: float) -> Codec:
+        """As many cells over a window ``scale`` times the crop, about the same centre: coarser, but it sees further."""
+        size = np.array(self.crop_size)
+        (x_min, y_min), (x_max, y_max) = (size * (1 - scale) / 2).tolist(), (size * (1 + scale) / 2 - 1).tolist()
+        return replace(self, map_window=(x_min, y_min, x_max, y_max))
+
+    def extended(self, scale: float) -> Codec:
+        """The same cells and more of their size around them, over at least ``scale`` times the window."""
+        margin = np.ceil(np.array(self.map_size) * (scale - 1) / 2 - 1e-9).astype(int)
+        corners = self.to_crop(np.stack([-margin, np.array(self.map_size) - 1 + margin]))
+        (x_min, y_min), (x_max, y_max) = corners.tolist()
+        w, h = (np.array(self.map_size) + 2 * margin).tolist()
+        return replace(self, map_size=(w, h), map_window=(x_min, y_min, x_max, y_max))
 
     @cached_property
     def variance(self) -> np.ndarray:
@@ -69,7 +83,8 @@ class Codec:
         area = w * h / self.padding**2
         if self.profile == "reference":
             return np.clip(2 * (2 * SIGMAS) ** 2 * np.sqrt(area), 0.55, 3.0)
-        return oks_variance(AREA_PER_BOX * area / self.window_scale**2)
+        windows = (self._last - self._first + 1) / np.array(self.crop_size)
+        return oks_variance(AREA_PER_BOX * area / windows.prod())
 
     @cached_property
     def kernels(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,19 +109,23 @@ class Codec:
 
     def to_map(self, points: np.ndarray) -> np.ndarray:
         """Crop px (..., 2) -> map px (..., 2)."""
-        return (np.asarray(points) - self._origin) * self._ratio
+        return (np.asarray(points) - self._first) * self._ratio
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Map px (..., 2) -> crop px (..., 2)."""
-        return np.asarray(points) / self._ratio + self._origin
+        return np.asarray(points) / self._ratio + self._first
 
     @cached_property
     def _ratio(self) -> np.ndarray:
-        return (np.array(self.map_size) - 1) / (np.array(self.crop_size) * self.window_scale - 1)
+        return (np.array(self.map_size) - 1) / (self._last - self._first)
 
-    @cached_property
-    def _origin(self) -> np.ndarray:
-        return np.array(self.crop_size) * (1 - self.window_scale) / 2
+    @property
+    def _first(self) -> np.ndarray:
+        return np.zeros(2) if self.map_window is None else np.array(self.map_window[:2])
+
+    @property
+    def _last(self) -> np.ndarray:
+        return np.array(self.crop_size) - 1.0 if self.map_window is None else np.array(self.map_window[2:])
 
     def encode(self, keypoints: np.ndarray) -> np.ndarray:
         """OKS of every cell with the true keypoint: the target of the dense OKS loss.

@@ -41,6 +41,7 @@ class PoseInfo(ModelInfo):
 
     map_size: (width, height) of the probability maps. padding: of the activation window. decode_profile: of the codec.
     temperature: the logits were divided by it before sparsemax. skeleton: always ``coco17``.
+    map_window: of the codec; None where the maps cover the crop.
     """
 
     map_size: tuple[int, int] = (48, 64)
@@ -48,6 +49,7 @@ class PoseInfo(ModelInfo):
     decode_profile: str = "oks"
     temperature: float = 0.5
     skeleton: str = "coco17"
+    map_window: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ def from_json(text: str | None, kind: str, path: str) -> Any:
             if not (isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size)):
                 raise ModelInfoError(f"{path}: {name} must be [width, height] in px, got {size!r}")
             values[name] = tuple(size)
+    if values.get("map_window") is not None:
+        window = values["map_window"]
+        if not (isinstance(window, list) and len(window) == 4 and all(isinstance(v, (int, float)) for v in window)):
+            raise ModelInfoError(f"{path}: map_window must be [x_min, y_min, x_max, y_max] in crop px, got {window!r}")
+        values["map_window"] = tuple(window)
     kinds: dict[str, Any] = {"str": str, "float": (int, float), "dict[str, Any]": dict}
     for spec in fields(cls):
         if spec.name in values and not isinstance(values[spec.name], kinds.get(str(spec.type), object)):

@@ -33,7 +33,8 @@ class PoseModel:
         self.info: PoseInfo = from_json(self.session.metadata.get(METADATA_KEY), "pose", str(self.path))
         if self.info.skeleton != "coco17":
             raise BackendError(f"{self.path}: skeleton {self.info.skeleton!r}; this version knows coco17")
-        self.codec = Codec(self.info.input_size, self.info.map_size, self.info.decode_profile, self.info.padding)
+        info = self.info
+        self.codec = Codec(info.input_size, info.map_size, info.decode_profile, info.padding, info.map_window)
         (width, height), (w, h), k = self.info.input_size, self.info.map_size, NUM_KEYPOINTS
         self._row_shapes: dict[str, tuple[int, ...]] = {"keypoints": (k, 2), **dict.fromkeys(_SCALARS, (k,))}
         if "probmap" in self.session.outputs:

@@ -157,7 +157,7 @@ def test_mismatched_info_is_refused(tmp_path):
         export_pose(ProbPose(config), codec_of(info), replace(info, temperature=1.0), tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="precision must be one of fp32, fp16, got 'int4'"):
         export_pose(ProbPose(config), codec_of(info), info, tmp_path / "m.onnx", precision="int4")
-    with pytest.raises(ValueError, match="the codec is for crops"):
+    with pytest.raises(ValueError, match="the network needs Codec"):
         PoseGraph(ProbPose(config), Codec((96, 128), (24, 32)))
 
 

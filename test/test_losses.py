@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -18,6 +16,7 @@ from probpose_training.losses import (
     bce,
     class_balance,
     encode_targets,
+    in_map,
     oks_map_loss,
     quality_loss,
     quality_variance,
@@ -29,7 +28,7 @@ from probpose_training.network import NetworkOutput, ProbPose
 from probpose_training.sparsemax import sparsemax
 
 REFERENCE = Codec((192, 256), (48, 64), "reference")
-OUTER = replace(REFERENCE, window_scale=1.25)
+OUTER = REFERENCE.outer(1.25)
 OKS = Codec((192, 256), (48, 64))
 
 
@@ -58,6 +57,7 @@ def test_golden_double_heatmap_codec():
     np.testing.assert_allclose(target[0], data["dh_out_target_b0"], rtol=0, atol=1e-5)
     points = OUTER.to_map(keypoints)
     assert np.array_equal(((points >= 0) & (points < [48, 64])).all(-1), data["dh_in_window"])
+    assert np.array_equal(in_map(torch.tensor(keypoints), OUTER).numpy() > 0, data["dh_in_window"])
     weights = reachable(torch.tensor(keypoints), OUTER).numpy() * annotated
     assert np.array_equal(weights, data["dh_out_kpt_weights"])
     # The reference's way back is off by size / (size - 1); ours is the inverse of the way there.
@@ -173,14 +173,15 @@ def test_quality_is_ten_times_less_strict_than_the_public_one():
     torch.testing.assert_close(ratio, torch.full_like(ratio, 16 / 1.5625))
 
 
-@pytest.mark.parametrize("codec", [OKS, REFERENCE, OUTER, replace(OKS, window_scale=1.25)])
+@pytest.mark.parametrize("codec", [OKS, REFERENCE, OUTER, OKS.outer(1.25), OKS.extended(1.25)])
 def test_targets_and_decode_are_the_codecs(codec):
     random = np.random.default_rng(3)
     keypoints = random.uniform(-20, 210, (4, 17, 2)).astype(np.float32)
     found = encode_targets(torch.tensor(keypoints), codec).numpy()
     np.testing.assert_allclose(found, codec.encode(keypoints), rtol=0, atol=1e-5)
-    logits = torch.tensor(random.standard_normal((4, 17, 3072)) * 2, dtype=torch.float32)
-    probmaps = sparsemax(logits).view(4, 17, 64, 48)
+    w, h = codec.map_size
+    logits = torch.tensor(random.standard_normal((4, 17, w * h)) * 2, dtype=torch.float32)
+    probmaps = sparsemax(logits).view(4, 17, h, w)
     decoded = codec.decode(probmaps.numpy())
     keypoints, peak = ExpectedOksDecode(codec)(probmaps)
     np.testing.assert_allclose(keypoints.numpy(), decoded.keypoints, rtol=0, atol=0.02)

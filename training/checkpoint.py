@@ -18,21 +18,35 @@ import torch
 from torch import Tensor
 
 from probpose_ros.codec import Codec
+from probpose_ros.geometry import PADDING
 from probpose_ros.model_info import PoseInfo, from_json
+from probpose_training.decode import decode_codec
 from probpose_training.network import NetworkConfig, ProbPose
 
 FORMAT = "probpose checkpoint 1"
 
 
-def pose_info(config: NetworkConfig, name: str, **values: Any) -> PoseInfo:
-    """The PoseInfo of a network; ``values``: its other fields (decode_profile, trained_on, ...)."""
-    sizes = {"input_size": config.input_size, "map_size": config.map_size, "temperature": config.temperature}
-    return PoseInfo(kind="pose", name=name, **sizes, **values)
+def pose_info(
+    config: NetworkConfig, name: str, decode_profile: str = "oks", padding: float = PADDING, **values: Any
+) -> PoseInfo:
+    """The PoseInfo of a network; ``values``: its other fields (trained_on, licence, metrics)."""
+    codec = decode_codec(config, decode_profile, padding)
+    return PoseInfo(
+        kind="pose",
+        name=name,
+        input_size=codec.crop_size,
+        map_size=codec.map_size,
+        map_window=codec.map_window,
+        padding=codec.padding,
+        decode_profile=codec.profile,
+        temperature=config.temperature,
+        **values,
+    )
 
 
 def codec_of(info: PoseInfo) -> Codec:
     """The codec that the model is decoded with."""
-    return Codec(info.input_size, info.map_size, info.decode_profile, info.padding)
+    return Codec(info.input_size, info.map_size, info.decode_profile, info.padding, info.map_window)
 
 
 def save_checkpoint(path: Path | str, model: ProbPose, info: PoseInfo, **extra: Any) -> None:

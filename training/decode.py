@@ -1,16 +1,85 @@
-"""The expected-OKS decode in torch: applies the numbers of ``probpose_ros.codec`` on any device and in a graph."""
+"""Maps -> keypoints in torch, on any device and in a graph; the numbers are those of ``probpose_ros.codec``."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probpose_ros.codec import Codec
+from probpose_training.network import NetworkConfig, NetworkOutput
+
+# Trust in the inner map of a double heatmap that no outer map takes away: this share of the answer is that the
+# keypoint is in the inner window with INNER_PRIOR. So a wrong outer map leaves the right answer alive.
+OUTER_DOUBT, INNER_PRIOR = 0.02, 0.9
+
+
+def decode_codec(config: NetworkConfig, profile: str, padding: float) -> Codec:
+    """The codec of the maps that a network's graph decodes: of a double heatmap, the merged one."""
+    codec = Codec(config.input_size, config.map_size, profile, padding)
+    if not config.double_heatmap:
+        return codec
+    if profile != "oks":
+        raise ValueError(f"a double heatmap is decoded with profile 'oks', got {profile!r}")
+    return codec.extended(config.outer_scale)
+
+
+class MergedMaps(nn.Module):
+    """Network output -> probability maps (B, K, h, w) that sum to 1, on the grid of :func:`decode_codec`.
+
+    Without a double heatmap these are the network's maps. With one, the outer map says how much probability lies in
+    the inner window; the inner map says where in there, and the outer map, resampled to the inner map's cells, where
+    around it. So cells of either origin hold probability per equal area.
+    """
+
+    rows: Tensor
+    columns_t: Tensor
+    outside: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.merges = config.double_heatmap
+        if not self.merges:
+            return
+        inner = Codec(config.input_size, config.map_size)
+        outer, merged = inner.outer(config.outer_scale), inner.extended(config.outer_scale)
+        w, h = merged.map_size
+        self.margin = (w - inner.map_size[0]) // 2, (h - inner.map_size[1]) // 2
+        cells = np.arange(max(w, h))
+        places = outer.to_map(merged.to_crop(np.stack([cells, cells], axis=-1)))
+        self.register_buffer("rows", _interpolation(places[:h, 1], outer.map_size[1]), persistent=False)
+        self.register_buffer("columns_t", _interpolation(places[:w, 0], outer.map_size[0]).T, persistent=False)
+        outside = torch.ones(h, w)
+        outside[self.margin[1] : h - self.margin[1], self.margin[0] : w - self.margin[0]] = 0
+        self.register_buffer("outside", outside, persistent=False)
+
+    def forward(self, output: NetworkOutput) -> Tensor:
+        if not self.merges:
+            return output.probmap()
+        spread = torch.matmul(torch.matmul(self.rows, output.outer_probmap()), self.columns_t)
+        around = spread * self.outside
+        outside = around.sum((-2, -1), keepdim=True)
+        inside = (spread * (1 - self.outside)).sum((-2, -1), keepdim=True)
+        share = (1 - OUTER_DOUBT) * inside / (inside + outside) + OUTER_DOUBT * INNER_PRIOR
+        x, y = self.margin
+        merged = F.pad(output.probmap() * share, (x, x, y, y)) + around * ((1 - share) / outside.clamp(min=1e-9))
+        return merged / merged.sum((-2, -1), keepdim=True)
+
+
+def _interpolation(places: np.ndarray, size: int) -> Tensor:
+    """(len(places), size) weights of linear interpolation at ``places`` of an array of ``size`` cells."""
+    distance = np.abs(places.clip(0, size - 1)[:, None] - np.arange(size))
+    return torch.tensor((1 - distance).clip(0), dtype=torch.float32)
 
 
 class ExpectedOksDecode(nn.Module):
     """Probability maps (B, K, h, w) -> keypoints (B, K, 2) crop px and peak (B, K), as ``Codec.decode`` does."""
+
+    ky: Tensor
+    kx_t: Tensor
+    origin: Tensor
+    step: Tensor
 
     def __init__(self, codec: Codec) -> None:
         super().__init__()

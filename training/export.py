@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from probpose_ros.codec import Codec
 from probpose_ros.model_info import METADATA_KEY, PoseInfo
+from probpose_training.checkpoint import codec_of
 from probpose_training.graph import PoseGraph, PoseResult
 from probpose_training.network import ProbPose
 
@@ -60,10 +61,9 @@ def export_pose(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     config = model.config
-    expected = (config.input_size, config.map_size, config.temperature, codec.profile, codec.padding)
-    stated = (info.input_size, info.map_size, info.temperature, info.decode_profile, info.padding)
+    expected, stated = (codec, config.temperature), (codec_of(info), info.temperature)
     if expected != stated:
-        raise ValueError(f"info states {stated}, but network and codec are {expected}")
+        raise ValueError(f"info states {stated}, but codec and temperature are {expected}")
 
     graph = PoseGraph(copy.deepcopy(model).cpu().float(), codec).eval()
     fold_batch_norm(graph)
@@ -102,7 +102,7 @@ def to_onnx(graph: nn.Module, input_size: tuple[int, int], names: Sequence[str])
         torch.onnx.export(
             graph,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             input_names=["image"],
             output_names=list(names),
             dynamic_axes={name: {0: "batch"} for name in ("image", *names)},

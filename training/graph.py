@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probpose_ros.codec import Codec
 from probpose_ros.skeleton import FLIP_INDEX
-from probpose_training.decode import ExpectedOksDecode
+from probpose_training.decode import ExpectedOksDecode, MergedMaps, decode_codec
 from probpose_training.network import ProbPose
 
 # Of RGB channels in 0..255: ImageNet's statistics.
@@ -44,28 +44,30 @@ class PoseGraph(nn.Module):
     flip: average over the crop and its mirror image ("flip test"): better by a little, at twice the cost.
     """
 
+    flip_index: Tensor
+
     def __init__(self, model: ProbPose, codec: Codec, flip: bool = False) -> None:
         super().__init__()
-        if (codec.crop_size, codec.map_size) != (model.config.input_size, model.config.map_size):
-            raise ValueError(
-                f"the codec is for crops {codec.crop_size} and maps {codec.map_size}, "
-                f"the network for {model.config.input_size} and {model.config.map_size}"
-            )
+        if codec != (needed := decode_codec(model.config, codec.profile, codec.padding)):
+            raise ValueError(f"the network needs {needed}, got {codec}")
         self.model = model
+        self.maps = MergedMaps(model.config)
         self.decode = ExpectedOksDecode(codec)
         self.flip = flip
         self.register_buffer("flip_index", torch.tensor(FLIP_INDEX), persistent=False)
 
     def forward(self, crops: Tensor) -> PoseResult:
         images = normalise(crops)
-        probmap, *scalars = self._predict(images)
+        probmap, scalars = self._predict(images)
         if self.flip:
-            mirrored, *others = (value[:, self.flip_index] for value in self._predict(images.flip(-1)))
-            probmap = (probmap + mirrored.flip(-1)) / 2
-            scalars = [(a + b) / 2 for a, b in zip(scalars, others, strict=True)]
+            mirrored, others = self._predict(images.flip(-1))
+            probmap = (probmap + mirrored[:, self.flip_index].flip(-1)) / 2
+            scalars = (scalars + others[:, :, self.flip_index]) / 2
         keypoints, peak = self.decode(probmap)
-        return PoseResult(keypoints, *scalars, peak, probmap)
+        presence, visibility, quality = scalars.unbind(0)
+        return PoseResult(keypoints, presence, visibility, quality, peak, probmap)
 
-    def _predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (B, K, h, w), and presence, visibility, quality (3, B, K)."""
         output = self.model(images)
-        return output.probmap(), output.presence.sigmoid(), output.visibility.sigmoid(), output.quality.sigmoid()
+        return self.maps(output), torch.stack([output.presence, output.visibility, output.quality]).sigmoid()

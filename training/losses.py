@@ -7,6 +7,7 @@ of weight 0 included, so that batches split over processes add up to the same gr
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from probpose_ros.codec import AREA_PER_BOX, PROFILES, Codec
 from probpose_ros.config import Options, option
 from probpose_ros.oks import oks_variance
-from probpose_training.decode import ExpectedOksDecode
-from probpose_training.network import NetworkOutput
+from probpose_training.decode import ExpectedOksDecode, MergedMaps
+from probpose_training.network import PROBPOSE_SMALL, NetworkConfig, NetworkOutput
 
 
 @dataclass(frozen=True)
@@ -59,46 +60,67 @@ class PoseLoss(nn.Module):
         visible, visible_weight: (B, K), 0 or 1; weight 0 = unknown.
         target_maps, target_weight (optional): (B, K, h, w) OKS maps of a teacher, (B, K) their weight.
         presence_weight (optional): (B, K), instead of ``annotated`` for presence.
+
+    ``codec`` is that of the crop's own maps. A network with a double heatmap must be given as ``network``; there the
+    outer map is trained as well, and presence and quality mean the outer window, whatever ``in_window`` says.
     """
 
-    def __init__(self, codec: Codec, config: LossConfig = LossConfig(), outer_scale: float = 1.0) -> None:
+    quality_variance: Tensor
+
+    def __init__(
+        self, codec: Codec, config: LossConfig = LossConfig(), network: NetworkConfig = PROBPOSE_SMALL
+    ) -> None:
         super().__init__()
         self.codec, self.config = codec, config
         profile = codec.profile if config.target_profile == "codec" else config.target_profile
         self.target_codec = replace(codec, profile=profile)
-        self.decode = ExpectedOksDecode(codec)
+        self.outer_codec = self.target_codec.outer(network.outer_scale) if network.double_heatmap else None
+        self.maps = MergedMaps(network)
+        self.decode = ExpectedOksDecode(codec.extended(network.outer_scale) if network.double_heatmap else codec)
         self.register_buffer("quality_variance", quality_variance(codec, config.official_area), persistent=False)
 
     def forward(self, output: NetworkOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        config, annotated = self.config, batch["annotated"]
-        inside = (batch["in_window"] > 0.5).float()
-        probmaps = output.probmap()
+        if (output.outer_logits is None) != (self.outer_codec is None):
+            raise ValueError(
+                "a network with a double heatmap and its loss must know of each other: PoseLoss(network=...)"
+            )
+        config, annotated, present = self.config, batch["annotated"], batch["in_window"]
+        inside = (present > 0.5).float()
         target = encode_targets(batch["keypoints"], self.target_codec)
         weight = annotated * (reachable(batch["keypoints"], self.target_codec) if config.train_outside else inside)
         if "target_maps" in batch:
             target, weight = blend(target, weight, batch["target_maps"], batch["target_weight"])
-        if config.map_loss == "mse":
-            maps = (weight * (output.logits.float() - target).square().mean((-2, -1))).mean()
-        else:
-            maps = (weight * oks_map_loss(probmaps, target, config)).mean()
-        if config.fenchel_young:
-            score = sparsemax_loss(output.logits.float() / output.temperature, probmaps, target)
-            maps = maps + config.fenchel_young * (weight * score).mean()
+        maps = self._map_loss(output.logits, output.probmap(), output.temperature, target, weight)
+        if output.outer_logits is not None and self.outer_codec is not None:
+            present = inside = in_map(batch["keypoints"], self.outer_codec)
+            target = encode_targets(batch["keypoints"], self.outer_codec)
+            outer = (output.outer_logits, output.outer_probmap(), output.temperature)
+            maps = maps + self._map_loss(*outer, target, annotated * inside)
 
-        presence = bce(output.presence, batch["in_window"], batch.get("presence_weight", annotated))
+        presence = bce(output.presence, present, batch.get("presence_weight", annotated))
         visible_weight = batch["visible_weight"]
         if config.balance_visibility:
             visible_weight = visible_weight * class_balance(batch["visible"], visible_weight)
         visibility = bce(output.visibility, batch["visible"], visible_weight)
 
         with torch.no_grad():
-            decoded, _ = self.decode(probmaps)
+            decoded, _ = self.decode(self.maps(output))
             distance = (decoded - batch["keypoints"]).square().sum(-1)
             oks = torch.exp(-distance / (2 * self.quality_variance))
         quality = quality_loss(output.quality, oks, annotated * inside)
         losses = {"map": maps, "presence": presence, "visibility": visibility, "quality": quality}
         losses["total"] = sum(getattr(config, f"{name}_weight") * loss for name, loss in losses.items())
         return losses
+
+    def _map_loss(self, logits: Tensor, probmaps: Tensor, temperature: float, target: Tensor, weight: Tensor) -> Tensor:
+        config = self.config
+        if config.map_loss == "mse":
+            loss = (logits.float() - target).square().mean((-2, -1))
+        else:
+            loss = oks_map_loss(probmaps, target, config)
+        if config.fenchel_young:
+            loss = loss + config.fenchel_young * sparsemax_loss(logits.float() / temperature, probmaps, target)
+        return (weight * loss).mean()
 
 
 def encode_targets(keypoints: Tensor, codec: Codec) -> Tensor:
@@ -116,11 +138,23 @@ def reachable(keypoints: Tensor, codec: Codec) -> Tensor:
     return (torch.exp(-(nearest[0] + nearest[1])) > 0).float()
 
 
+def in_map(keypoints: Tensor, codec: Codec) -> Tensor:
+    """1 where a keypoint (..., K, 2) lies on the codec's map (0 <= x < w, 0 <= y < h in map px), else 0: (..., K)."""
+    points = _to_map(keypoints, codec)
+    return ((points >= 0) & (points < torch.tensor(codec.map_size, device=points.device))).all(-1).float()
+
+
+def _to_map(keypoints: Tensor, codec: Codec) -> Tensor:
+    """``Codec.to_map`` in torch: an affine map per axis, so two points tell it."""
+    like: dict[str, Any] = {"device": keypoints.device, "dtype": keypoints.dtype}
+    origin = codec.to_map(np.zeros(2))
+    return keypoints * torch.tensor(codec.to_map(np.ones(2)) - origin, **like) + torch.tensor(origin, **like)
+
+
 def _cell_distances(keypoints: Tensor, codec: Codec) -> list[tuple[Tensor, Tensor]]:
     """For x, then y: distances (..., K, cells) of a keypoint to the cells in map px, and 2 * variance (K, 1)."""
-    like = {"device": keypoints.device, "dtype": keypoints.dtype}
-    origin = codec.to_map(np.zeros(2))
-    points = keypoints * torch.tensor(codec.to_map(np.ones(2)) - origin, **like) + torch.tensor(origin, **like)
+    like: dict[str, Any] = {"device": keypoints.device, "dtype": keypoints.dtype}
+    points = _to_map(keypoints, codec)
     spread = 2 * torch.tensor(codec.variance, **like)[:, None]
     return [(torch.arange(size, **like) - points[..., axis, None], spread) for axis, size in enumerate(codec.map_size)]
 

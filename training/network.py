@@ -94,6 +94,9 @@ class NetworkConfig:
         return cls(**values)
 
 
+# The bundled small network.
+PROBPOSE_SMALL = NetworkConfig()
+
 # The network of the paper and of the official checkpoint: 40,255,445 parameters.
 PROBPOSE_S = NetworkConfig(backbone="vit", head_width=256, scalar_heads="separate", error_branch=True)
 
@@ -137,16 +140,18 @@ class NetworkOutput(NamedTuple):
 class ProbPose(nn.Module):
     """Normalised RGB crops (B, 3, H, W) -> :class:`NetworkOutput`."""
 
-    def __init__(self, config: NetworkConfig = NetworkConfig()) -> None:
+    def __init__(self, config: NetworkConfig = PROBPOSE_SMALL) -> None:
         super().__init__()
         self.config = config
+        backbone: VisionTransformer | ConvNet
         if config.backbone == "vit":
-            self.backbone: nn.Module = VisionTransformer(
+            backbone = VisionTransformer(
                 config.input_size, config.embed_dim, config.depth, config.heads, config.mlp_dim, config.drop_path
             )
         else:
-            self.backbone = ConvNet(config.widths, config.depths)
-        self.head = Head(config, self.backbone.channels)
+            backbone = ConvNet(config.widths, config.depths)
+        self.backbone = backbone
+        self.head = Head(config, backbone.channels)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         return self.head(self.backbone(images))
@@ -205,15 +210,13 @@ class Head(nn.Module):
         outer = None
         if config.double_heatmap:
             outer = self.outer_layers(deep if config.backbone == "vit" else fine)
-        read = (deep, fine, logits)
-        if config.detach_scalars:
-            read = tuple(tensor.detach() for tensor in read)
+        read = [tensor.detach() if config.detach_scalars else tensor for tensor in (deep, fine, logits)]
         if config.scalar_heads == "separate":
             layers = (self.probability_layers, self.visibility_layers, self.oks_layers)
-            scalars = [branch(read[0]).flatten(1) for branch in layers]
+            presence, visibility, quality = (branch(read[0]).flatten(1) for branch in layers)
         else:
-            scalars = self.scalars(*read)
-        return NetworkOutput(logits, *scalars, config.temperature, config.map_activation, outer)
+            presence, visibility, quality = self.scalars(*read)
+        return NetworkOutput(logits, presence, visibility, quality, config.temperature, config.map_activation, outer)
 
 
 def deconvolutions(inputs: int, width: int) -> nn.Sequential:
