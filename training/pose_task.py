@@ -15,7 +15,7 @@ from probpose_training.augmentation import NO_AUGMENTATION, AugmentationConfig
 from probpose_training.checkpoint import pose_info, save_checkpoint
 from probpose_training.configuration import build, take
 from probpose_training.data import PoseDataset, Source
-from probpose_training.graph import normalise
+from probpose_training.graph import PoseGraph, normalise
 from probpose_training.losses import LossConfig, PoseLoss
 from probpose_training.network import NetworkConfig, ProbPose
 
@@ -30,8 +30,8 @@ class PoseTask:
         self.network = build(NetworkConfig, config.get("network"), "network")
         self.codec = Codec(self.network.input_size, self.network.map_size, **config.get("codec") or {})
         self.model = ProbPose(self.network)
-        self._loss = PoseLoss(self.codec, build(LossConfig, config.get("loss"), "loss"))
-        self.card = take(config.get("card") or {}, ("name", "trained_on", "licence"), "card")
+        self._loss = PoseLoss(self.codec, build(LossConfig, config.get("loss"), "loss"), self.network)
+        self.card = {"name": "probpose", **take(config.get("card") or {}, ("name", "trained_on", "licence"), "card")}
         data = take(config.get("data") or {}, ("root", "train", "val"), "data")
         root = Path(data.get("root", "."))
         seed = (config.get("train") or {}).get("seed", 0)
@@ -45,15 +45,14 @@ class PoseTask:
     @torch.no_grad()
     def validate(self, model: torch.nn.Module) -> dict[str, float]:
         """Of the labelled keypoints: mean OKS and presence recall; share of persons above OKS 0.5 and 0.75."""
-        model.eval()
         device = next(model.parameters()).device
+        graph = PoseGraph(model, self.codec).eval().to(device)
         similarities, presence = [], []
         for start in range(0, len(self.val_dataset), 32):
             examples = [self.val_dataset[i] for i in range(start, min(start + 32, len(self.val_dataset)))]
-            output = model(normalise(torch.stack([e["image"] for e in examples]).to(device)))
-            decoded = self.codec.decode(output.probmap().float().cpu().numpy())
-            presence.append(torch.sigmoid(output.presence.float()).cpu().numpy())
-            for i, (keypoints, example) in enumerate(zip(decoded.keypoints, examples, strict=True), start):
+            result = graph(torch.stack([e["image"] for e in examples]).to(device))
+            presence.append(result.presence.cpu().numpy())
+            for i, (keypoints, example) in enumerate(zip(result.keypoints.cpu().numpy(), examples, strict=True), start):
                 person = self.val_dataset.persons[i]
                 # Distances are in crop px: the person's area goes there by the window's scale.
                 scale = (self.network.input_size[0] - 1) / _window_width(person.bbox, self.network.input_size)

@@ -158,7 +158,7 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
                 group["lr"] = config.learning_rate * group["scale"] * factor
             losses = task.loss(model, fabric.to_device(batch))
             if not torch.isfinite(losses["total"]):
-                values = {name: float(value) for name, value in losses.items()}
+                values = {name: float(value.detach()) for name, value in losses.items()}
                 raise RuntimeError(f"loss not finite at step {step}: {values}; lower learning_rate or check the data")
             fabric.backward(losses["total"])
             if config.clip_norm:
@@ -169,7 +169,7 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
             if average is not None:
                 _update_average(average, task.model, min(config.ema, (1 + step) / (10 + step)))
             if log and step % 20 == 0:
-                values = {name: float(value) for name, value in losses.items()}
+                values = {name: float(value.detach()) for name, value in losses.items()}
                 log.write(step, {"lr": config.learning_rate * factor, **values})
                 progress.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
             progress.update()
