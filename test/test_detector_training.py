@@ -1,4 +1,4 @@
-"""Training of the detector: assignment on a case done by hand, losses, labels, augmentation, metrics, learning, export."""
+"""Training of the detector: assignment by hand, losses, labels, augmentation, metrics, learning, export."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_iou_by_hand():
 
 
 def test_assignment_by_hand():
-    """Three cells in a row; the box holds the first two. The better predictor gets its IoU as target, the other less."""
+    """Three cells in a row; the box holds the first two. The better predictor gets its IoU as target."""
     centers = torch.tensor([[4.0, 4.0], [12.0, 4.0], [20.0, 4.0]])
     predicted = boxes([0, 0, 16, 8], [0, 0, 8, 8], [0, 0, 16, 8])
     index, target, weight = assign(torch.full((3,), 0.25), predicted, centers, boxes([0, 0, 16, 8]), boxes())
@@ -132,7 +132,7 @@ def photograph(tmp_path):
 
 def test_boxes_follow_the_pixels_and_examples_repeat(photograph, monkeypatch):
     monkeypatch.setattr("probpose_training.detector.data.photometric", lambda image, config, rng: image)
-    dataset = DetectorDataset([photograph], DetectorAugmentation(mosaic=0), sizes=[(0, 128), (3, 160)])
+    dataset = DetectorDataset([photograph], DetectorAugmentation(mosaic=(1.0,)), sizes=[(0, 128), (3, 160)])
     assert dataset.size == 128
     checked = 0
     for epoch in range(3):
@@ -151,7 +151,7 @@ def test_boxes_follow_the_pixels_and_examples_repeat(photograph, monkeypatch):
 
 
 def test_a_person_cut_to_a_sliver_is_ignored(photograph):
-    config = DetectorAugmentation(mosaic=0, keep_share=1.1, keep_cover=1.1)
+    config = DetectorAugmentation(mosaic=(1.0,), keep_share=1.1, keep_cover=1.1)
     example = DetectorDataset([photograph], config, sizes=[(0, 128)])[0]
     assert set(example["kinds"].tolist()) <= {0, IGNORE}
 

@@ -1,9 +1,10 @@
-"""Training examples: one image or a mosaic of four on a canvas, cut and zoomed so that people leave the frame."""
+"""Training examples: one image or a mosaic on a canvas, cut and zoomed so that people leave the frame."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from .boxes import box_area
 from .labels import LabelledImage
 
 PAD = 114  # as probpose_ros.detector.letterbox
-MAX_BOXES = 64
+MAX_BOXES = 160
 PERSON, IGNORE = 1, 2
 
 
@@ -24,14 +25,15 @@ PERSON, IGNORE = 1, 2
 class DetectorAugmentation:
     """Chances and ranges.
 
-    mosaic: chance of four images on one canvas. zoom: chance that a person, not the image, sets the scale.
+    mosaic: chances of 1, 2 x 2, 3 x 3, ... images on one canvas; they add up to 1. zoom: chance that a person, not the
+    image, sets the scale.
     person_size: range of that person's larger side relative to its part of the canvas. image_size: range of the scale
     relative to the image just fitting there; its lower end holds for zooms, too.
     keep_share: a cut person stays a person from this share of its box on, or when it still covers ``keep_cover`` of
     the canvas; below that it is ignored. min_side: smaller boxes are ignored, canvas px. The rest: chances.
     """
 
-    mosaic: float = 0.6
+    mosaic: tuple[float, ...] = (0.35, 0.35, 0.2, 0.1)
     zoom: float = 0.5
     person_size: tuple[float, float] = (0.15, 2.0)
     image_size: tuple[float, float] = (0.75, 1.8)
@@ -59,12 +61,7 @@ class DetectorDataset(Dataset):
     ) -> None:
         self.labels = list(images)
         self.augmentation, self.sizes, self.seed, self.epoch = augmentation, sizes, seed, 0
-        self.pixels = []
-        for label in tqdm(self.labels, desc="decoding", unit="image"):
-            pixels = cv2.imread(str(label.path))
-            if pixels is None:
-                raise ValueError(f"{label.path}: not a readable image")
-            self.pixels.append(pixels)
+        self.pixels = [read_image(label.path) for label in tqdm(self.labels, desc="decoding", unit="image")]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,13 +74,13 @@ class DetectorDataset(Dataset):
         rng = np.random.default_rng((self.seed, self.epoch, index))
         config, size = self.augmentation, self.size
         canvas = np.full((size, size, 3), PAD if rng.random() < 0.7 else rng.integers(0, 256, 3), np.uint8)
-        parts = [(index, (0, 0, size, size))]
-        if rng.random() < config.mosaic:
-            x, y = (rng.uniform(0.3, 0.7, 2) * size).astype(int)
-            others = rng.integers(0, len(self), 3)
-            regions = [(0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size)]
-            parts = list(zip([index, *others], regions, strict=True))
-        boxes, kinds = zip(*(self._paste(canvas, i, region, rng) for i, region in parts), strict=True)
+        grid = 1 + rng.choice(len(config.mosaic), p=config.mosaic)
+        inner = (np.arange(1, grid) + rng.uniform(-0.25, 0.25, (2, grid - 1))) * size / grid
+        xs, ys = (np.array([0, *lines, size], int) for lines in inner)
+        regions = [(xs[i], ys[j], xs[i + 1], ys[j + 1]) for i in range(grid) for j in range(grid)]
+        indices = [index, *rng.integers(0, len(self), len(regions) - 1)]
+        parts = [self._paste(canvas, i, region, rng) for i, region in zip(indices, regions, strict=True)]
+        boxes, kinds = zip(*parts, strict=True)
         return {
             "image": torch.from_numpy(photometric(canvas, config, rng)),
             **pad(np.concatenate(boxes), np.concatenate(kinds)),
@@ -135,6 +132,14 @@ class DetectorDataset(Dataset):
         kinds = np.where((kinds == PERSON) & enough & big, PERSON, IGNORE)
         there = box_area(seen) > 1
         return (seen + np.tile(corner, 2))[there].astype(np.float32), kinds[there]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 BGR."""
+    pixels = cv2.imread(str(path))
+    if pixels is None:
+        raise ValueError(f"{path}: not a readable image")
+    return pixels
 
 
 def photometric(image: np.ndarray, config: DetectorAugmentation, rng: np.random.Generator) -> np.ndarray:

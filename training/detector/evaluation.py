@@ -10,13 +10,14 @@ import contextlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import cv2
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .boxes import box_iou
+from .data import read_image
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class CocoBoxes:
         with contextlib.redirect_stdout(io.StringIO()):
             self.coco = COCO(annotations)
         self.ids = sorted(self.coco.getImgIds())
-        self.images = [cv2.imread(f"{images}/{self.coco.imgs[i]['file_name']}") for i in self.ids]
+        self.images = [read_image(Path(images) / self.coco.imgs[i]["file_name"]) for i in self.ids]
         people = [self.coco.loadAnns(self.coco.getAnnIds(i, iscrowd=False)) for i in self.ids]
         xywh = [np.array([a["bbox"] for a in some], np.float32).reshape(-1, 4) for some in people]
         self.truth = [np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1) for b in xywh]

@@ -66,7 +66,8 @@ def combine(
     An annotated box stays; where it was only drawn around the keypoints (``bbox_from_keypoints``), the teacher's box
     of the same person takes its place, or it grows by a margin for head, hands and feet.
     """
-    persons, ignore = [], []
+    persons: list[np.ndarray] = []
+    ignore: list[np.ndarray] = []
     found = np.array(teacher, np.float32).reshape(-1, 5)
     free = np.ones(len(found), bool)
     for annotation in annotations:

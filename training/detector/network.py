@@ -57,8 +57,8 @@ class Head(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         score, box = nn.Conv2d(channels, 1, 1), nn.Conv2d(channels, 4, 1)
-        nn.init.constant_(score.bias, -4.0)  # few cells hold a person
-        nn.init.constant_(box.bias, 1.0)
+        nn.init.constant_(score.bias, -4.0)  # type: ignore[arg-type]  # few cells hold a person
+        nn.init.constant_(box.bias, 1.0)  # type: ignore[arg-type]
         self.score = nn.Sequential(conv_bn_relu(channels, channels), score)
         self.box = nn.Sequential(conv_bn_relu(channels, channels), box)
 

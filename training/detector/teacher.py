@@ -18,6 +18,7 @@ import onnxruntime as ort
 from tqdm import tqdm
 
 from .boxes import box_iou
+from .data import read_image
 
 MEAN = np.array([103.53, 116.28, 123.675], np.float32)  # BGR, of RTMDet's own preprocessing
 STD = np.array([57.375, 57.12, 58.395], np.float32)
@@ -85,10 +86,8 @@ def main() -> None:
     teacher = RTMDet(args.model)
     boxes = {}
     for path in tqdm(sorted(args.images.glob("*.jpg"))):
-        image = cv2.imread(str(path))
-        if image is None:
-            raise SystemExit(f"{path}: not a readable image")
-        boxes[path.name] = [[round(float(v), 3) for v in box] for box in teacher.fused(image) if box[4] > 0.1]
+        fused = teacher.fused(read_image(path))
+        boxes[path.name] = [[round(float(v), 3) for v in box] for box in fused if box[4] > 0.1]
     args.out.write_text(json.dumps(boxes))
 
 
