@@ -46,29 +46,27 @@ def paint_people(folder, count):
 
 
 def recipe(folder, **train):
-    source = [{"annotations": "people.json", "images": "."}]
+    source = {"annotations": "people.json", "images": "."}
     still = {"flip": 0, "half_body": 0, "shift": 0, "scale_range": [1, 1], "rotate": 0, "crop": 0}
     return {
         "task": "pose",
         "network": {"input_size": [96, 128], "widths": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "head_width": 32},
         "loss": {"fenchel_young": 1.0, "target_profile": "reference"},
         "augmentation": still,
-        "data": {"root": str(folder), "train": source, "val": source},
+        "data": {"root": str(folder), "train": [source], "val": source},
         "train": {"batch_size": 4, "learning_rate": 0.004, "warmup_steps": 10, "workers": 0, "accelerator": "cpu",
                   "threads": 1, "validate_every": 1000, "save_every": 1000, **train},
     }  # fmt: skip
 
 
 def test_overfits_eight_images(tmp_path):
-    """OKS AP above 0.95 on what it was trained on: persons at OKS 0.95 in every threshold of AP would give 1."""
     paint_people(tmp_path, 8)
     config = recipe(tmp_path, epochs=150)
     task = PoseTask(config)
     fit(task, build(TrainConfig, config["train"], "train"), tmp_path / "run")
     model, info = load_checkpoint(tmp_path / "run" / "model.pt")
     figures = task.validate(model)
-    assert figures["persons_over_75"] == 1, figures
-    assert figures["mean_oks"] > 0.95, figures
+    assert figures["ap"] > 0.95 and figures["ex_ap"] > 0.95, figures
     assert (info.input_size, info.map_size) == ((96, 128), (24, 32))
 
 

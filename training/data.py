@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from probpose_ros.geometry import in_window
 from probpose_training.augmentation import NO_AUGMENTATION, AugmentationConfig, Sample, augment
-from probpose_training.coco import read_coco, skip_report
+from probpose_training.coco import ImageEntry, read_coco, read_image, skip_report
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,10 @@ class Source:
 
 @dataclass(frozen=True)
 class LabelledPerson:
-    """One person of a set: where the image is, and the arrays of :class:`CocoKeypoints`, image px."""
+    """One person of a set: the image in its folder, and a row of :class:`CocoKeypoints`, image px."""
 
-    path: Path
+    folder: str
+    image: ImageEntry
     bbox: np.ndarray
     area: float
     keypoints: np.ndarray
@@ -57,8 +56,16 @@ class PoseDataset(Dataset):
         for source in sources:
             coco = read_coco(source.annotations)
             self.skipped += coco.skipped
-            paths = [Path(source.images) / coco.images[image_id].file_name for image_id in coco.image_ids.tolist()]
-            columns = (paths, coco.bboxes, coco.areas, coco.keypoints, coco.visibility, coco.weights)
+            images = [coco.images[image_id] for image_id in coco.image_ids.tolist()]
+            columns = (
+                [source.images] * len(coco),
+                images,
+                coco.bboxes,
+                coco.areas,
+                coco.keypoints,
+                coco.visibility,
+                coco.weights,
+            )
             self.persons += [LabelledPerson(*row) for row in zip(*columns, strict=True)] * source.repeat
         if not self.persons:
             names = ", ".join(source.annotations for source in sources)
@@ -70,9 +77,7 @@ class PoseDataset(Dataset):
     def sample(self, index: int) -> Sample:
         """The person as annotated."""
         person = self.persons[index]
-        image = cv2.imread(str(person.path))
-        if image is None:
-            raise ValueError(f"{person.path}: not a readable image")
+        image = read_image(person.folder, person.image)
         return Sample(image, person.bbox, person.keypoints, person.visibility, person.weight)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:

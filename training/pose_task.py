@@ -9,14 +9,16 @@ import numpy as np
 import torch
 
 from probpose_ros.codec import Codec
-from probpose_ros.geometry import bbox_to_window
-from probpose_ros.oks import oks, oks_variance
-from probpose_training.augmentation import NO_AUGMENTATION, AugmentationConfig
+from probpose_ros.geometry import PADDING, CropTransform
+from probpose_training.augmentation import AugmentationConfig
 from probpose_training.checkpoint import pose_info, save_checkpoint
+from probpose_training.coco import CocoKeypoints, read_coco, read_image
 from probpose_training.configuration import build, take
 from probpose_training.data import PoseDataset, Source
 from probpose_training.graph import PoseGraph, normalise
 from probpose_training.losses import LossConfig, PoseLoss
+from probpose_training.metrics import exmap
+from probpose_training.metrics.coco_ap import coco_ap
 from probpose_training.network import NetworkConfig, ProbPose
 
 SECTIONS = ("task", "network", "codec", "loss", "augmentation", "data", "train", "card")
@@ -37,35 +39,21 @@ class PoseTask:
         seed = (config.get("train") or {}).get("seed", 0)
         augmentation = build(AugmentationConfig, config.get("augmentation"), "augmentation")
         self.train_dataset = PoseDataset(_sources(root, data["train"]), self.network.input_size, augmentation, seed)
-        self.val_dataset = PoseDataset(_sources(root, data["val"]), self.network.input_size, NO_AUGMENTATION)
+        val = build(Source, data["val"], "data.val")
+        self.val, self.val_images = read_coco(root / val.annotations), root / val.images
 
     def loss(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return self._loss(model(normalise(batch["image"])), batch)
+        return self._loss.to(batch["image"].device)(model(normalise(batch["image"])), batch)
 
-    @torch.no_grad()
     def validate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Of the labelled keypoints: mean OKS and presence recall; share of persons above OKS 0.5 and 0.75."""
-        device = next(model.parameters()).device
-        graph = PoseGraph(model, self.codec).eval().to(device)
-        similarities, presence = [], []
-        for start in range(0, len(self.val_dataset), 32):
-            examples = [self.val_dataset[i] for i in range(start, min(start + 32, len(self.val_dataset)))]
-            result = graph(torch.stack([e["image"] for e in examples]).to(device))
-            presence.append(result.presence.cpu().numpy())
-            for i, (keypoints, example) in enumerate(zip(result.keypoints.cpu().numpy(), examples, strict=True), start):
-                person = self.val_dataset.persons[i]
-                # Distances are in crop px: the person's area goes there by the window's scale.
-                scale = (self.network.input_size[0] - 1) / _window_width(person.bbox, self.network.input_size)
-                distance = ((keypoints - example["keypoints"].numpy()) ** 2).sum(-1)
-                labelled = example["annotated"].numpy() > 0
-                similarities.append(oks(distance, oks_variance(person.area * scale**2))[labelled])
-        persons = np.array([values.mean() for values in similarities])
-        labelled = np.concatenate([[e["annotated"].numpy() > 0] for e in self.val_dataset])
+        """AP and Ex-AP (presence threshold 0.5) with annotated boxes; mean presence of the labelled keypoints."""
+        truth = self.val.for_evaluation(set(self.val.images))
+        results = predict(PoseGraph(model, self.codec), self.val, self.val_images)
+        presence = np.array([result["keypoints"][2::3] for result in results])
         return {
-            "mean_oks": float(np.concatenate(similarities).mean()),
-            "persons_over_50": float((persons > 0.5).mean()),
-            "persons_over_75": float((persons > 0.75).mean()),
-            "presence_recall": float((np.concatenate(presence)[labelled] > 0.5).mean()),
+            "ap": coco_ap(truth, results)["AP"],
+            "ex_ap": exmap.evaluate(truth, results).stats["AP"],
+            "presence": float(presence[self.val.visibility > 0].mean()),
         }
 
     def save(self, model: torch.nn.Module, path: Path) -> None:
@@ -73,10 +61,35 @@ class PoseTask:
         save_checkpoint(path, model, info)
 
 
+@torch.no_grad()
+def predict(graph: PoseGraph, dataset: CocoKeypoints, images: Path, batch_size: int = 64) -> list[dict[str, Any]]:
+    """COCO keypoint results of every annotated person, third value of a keypoint = presence; annotated boxes."""
+    graph = graph.eval().to(next(graph.model.parameters()).device)
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(dataset), batch_size):
+        persons = range(start, min(start + batch_size, len(dataset)))
+        transforms, crops = [], []
+        for p in persons:
+            transforms.append(CropTransform.from_bbox(dataset.bboxes[p], graph.model.config.input_size, PADDING))
+            crops.append(transforms[-1].warp(read_image(images, dataset.images[int(dataset.image_ids[p])])))
+        output = graph(torch.from_numpy(np.stack(crops)).to(graph.flip_index.device))
+        keypoints, presence, quality = (
+            value.cpu().numpy() for value in (output.keypoints, output.presence, output.quality)
+        )
+        for i, p in enumerate(persons):
+            counted = presence[i] >= 0.5
+            values = np.column_stack([transforms[i].to_image(keypoints[i]), presence[i]])
+            results.append(
+                {
+                    "image_id": int(dataset.image_ids[p]),
+                    "category_id": 1,
+                    "keypoints": values.ravel().tolist(),
+                    "score": float(quality[i][counted].mean()) if counted.any() else 0.0,
+                }
+            )
+    return results
+
+
 def _sources(root: Path, entries: list[dict[str, Any]]) -> list[Source]:
     sources = [build(Source, entry, "data") for entry in entries]
     return [Source(str(root / s.annotations), str(root / s.images), s.repeat) for s in sources]
-
-
-def _window_width(bbox: np.ndarray, crop_size: tuple[int, int]) -> float:
-    return float(bbox_to_window(bbox, crop_size[0] / crop_size[1])[1][0])
