@@ -1,34 +1,33 @@
 """ros2 launch probpose_ros pose.launch.py image_topic:=/camera/image_raw camera_info_topic:=/camera/camera_info
 
-Starts the pose node, configures and activates it; with rviz:=true also RViz. An argument left empty keeps the value of the
-params file. Never uses the network.
+Starts the pose node, configures and activates it; with rviz:=true also RViz. An argument left empty keeps the value of
+the params file. Never uses the network.
 """
 
 import os
 
 import yaml
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
-from launch.events import Shutdown as ShutdownEvent
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.events import Shutdown, matches_action
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
+from launch import LaunchDescription
 from probpose_ros.transport import share_file, transport_environment
 
 # Arguments that are also parameters of the node: empty keeps the params file's value.
 PARAMETERS = {
     "compressed": "subscribe to sensor_msgs/CompressedImage: true or false",
-    "cameras": "several cameras in one node, for example front,rear: topics <namespace>/<camera>/image ... keypoints ...",
+    "cameras": "several cameras in one node, for example front,rear: topics <namespace>/<camera>/image, .../keypoints",
     "model": "pose model: name of a bundled model or path of an ONNX file",
     "detector": "person detector: name of a bundled model or path of an ONNX file",
     "backend": "auto, tensorrt or onnxruntime",
 }
 TOPICS = {
-    "image_topic": "image to use instead of <namespace>/image; with several cameras write {camera} where the name stands",
+    "image_topic": "image to use instead of <namespace>/image; with several cameras {camera} stands for the name",
     "camera_info_topic": "camera_info to use instead of <namespace>/camera_info; needed for markers",
     "depth_topic": "depth image aligned to the image (reserved: this version does not use depth)",
 }
@@ -38,8 +37,10 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [DeclareLaunchArgument(name, default_value="", description=text) for name, text in TOPICS.items()]
     arguments += [DeclareLaunchArgument(name, default_value="", description=text) for name, text in PARAMETERS.items()]
     arguments += [
-        DeclareLaunchArgument("namespace", default_value="probpose", description="namespace of the node and its topics"),
-        DeclareLaunchArgument("params_file", default_value="", description="YAML file of parameters (default: config/pose.yaml)"),
+        DeclareLaunchArgument("namespace", default_value="probpose", description="of the node and its topics"),
+        DeclareLaunchArgument(
+            "params_file", default_value="", description="YAML file of parameters, empty: config/pose.yaml"
+        ),
         DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="start RViz too"),
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=start)])
@@ -50,7 +51,7 @@ def start(context) -> list:
     given = {name: LaunchConfiguration(name).perform(context).strip() for name in context.launch_configurations}
     params_file = given["params_file"] or str(share_file("config/pose.yaml"))
     if not os.path.isfile(params_file):
-        raise FileNotFoundError(f"params_file:={params_file}: there is no such file; give the path of a YAML file or leave it out")
+        raise FileNotFoundError(f"params_file:={params_file}: there is no such file; give a YAML file or leave it out")
     overrides = parameter_overrides(given)
 
     node = LifecycleNode(
@@ -62,39 +63,43 @@ def start(context) -> list:
         remappings=remappings(given, overrides.get("cameras") or cameras_of(params_file)),
         additional_env=transport_environment(),
         output="screen",
-        on_exit=Shutdown(reason="the pose node has ended"),
+        on_exit=OpaqueFunction(function=stop),
     )
-    activate = EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_ACTIVATE))
-    give_up = EmitEvent(event=ShutdownEvent(reason="the pose node could not be configured"))
+
+    def change(transition: int) -> EmitEvent:
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+
+    def when_configured(goal: str, action) -> RegisterEventHandler:
+        event = {"target_lifecycle_node": node, "start_state": "configuring", "goal_state": goal}
+        return RegisterEventHandler(OnStateTransition(**event, entities=[action]))
+
     actions = [
         node,
-        RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=node, start_state="configuring", goal_state="inactive", entities=[activate]
-            )
-        ),
-        RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=node, start_state="configuring", goal_state="unconfigured", entities=[give_up]
-            )
-        ),
-        EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_CONFIGURE)),
+        when_configured("inactive", change(Transition.TRANSITION_ACTIVATE)),
+        when_configured("unconfigured", OpaqueFunction(function=stop)),
+        change(Transition.TRANSITION_CONFIGURE),
     ]
     if given["depth_topic"]:
         actions.append(LogInfo(msg=f"depth_topic:={given['depth_topic']} is ignored: this version does not use depth"))
     if given["rviz"] == "true":
-        names = ("image", "camera_info", "markers", "overlay")
+        topics = {name: f"/{given['namespace']}/{name}" for name in ("image", "camera_info", "markers", "overlay")}
+        topics.update({name: given[f"{name}_topic"] for name in ("image", "camera_info") if given[f"{name}_topic"]})
         actions.append(
             Node(
                 package="rviz2",
                 executable="rviz2",
                 arguments=["-d", str(share_file("config/pose.rviz"))],
                 # The .rviz file names topics in /probpose.
-                remappings=[(f"/probpose/{name}", given.get(f"{name}_topic") or f"/{given['namespace']}/{name}") for name in names],
+                remappings=[(f"/probpose/{name}", topic) for name, topic in topics.items()],
                 additional_env=transport_environment(),
             )
         )
     return actions
+
+
+def stop(context) -> list:
+    """Ends the launch when the node has ended or cannot be configured; shutting down twice would be an error itself."""
+    return [] if context.is_shutdown else [EmitEvent(event=Shutdown(reason="the pose node does not run"))]
 
 
 def parameter_overrides(given: dict) -> dict:

@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--frames {args.frames}: must be at least 2")
         args.source = args.source or None  # make passes an empty SOURCE
         frames, rate = plan(args.source, args.frames)
-        missing = [] if args.no_ros else [name for name in ("rclpy", "probpose_msgs") if not importlib.util.find_spec(name)]
+        missing = [
+            name for name in ("rclpy", "probpose_msgs") if not args.no_ros and not importlib.util.find_spec(name)
+        ]
         if missing:
             print(f"ROS 2 is not here ({', '.join(missing)} missing): the same pipeline runs without it.")
         (run_without_ros if args.no_ros or missing else run_with_ros)(args, frames, rate)
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plan(source: str | None, frames: int | None) -> tuple[int | None, float]:
-    """Number of images to expect (None: unknown) and images a second. Refuses an unreadable source before anything starts."""
+    """Number of images to expect (None: unknown) and images a second. Refuses an unreadable source at once."""
     if source is None:
         return frames or VIRTUAL_FRAMES, RATE
     if source.isdigit() and not Path(source).exists():
@@ -64,7 +66,6 @@ def plan(source: str | None, frames: int | None) -> tuple[int | None, float]:
     from probpose_ros.sources import open_source
 
     opened = open_source(source)
-    opened.frames.close()
     length = opened.length if frames is None else min(frames, opened.length or frames)
     return length, min(opened.fps or RATE, 30.0)
 
@@ -148,7 +149,11 @@ def run_without_ros(args: argparse.Namespace, frames: int | None, rate: float) -
 
     config = PipelineConfig(model=args.model, detector=args.detector)
     pipeline = Pipeline(config)
-    images = VirtualCamera(frames) if args.source is None else (image for _, image in open_source(args.source))
+    images = (
+        iter(VirtualCamera(frames or VIRTUAL_FRAMES))
+        if args.source is None
+        else (image for _, image in open_source(args.source))
+    )
     recording = Recording(args.out, rate)
     try:
         for count, image in enumerate(tqdm(itertools.islice(images, frames), total=frames, unit="frame")):

@@ -71,9 +71,11 @@ class Recording:
         half = (len(self._stills) + 1) // 2
         rows = []
         for part in (self._stills[:half], self._stills[half:] or self._stills[:half]):
-            chosen = (max(part, key=_well_seen), max(part, key=_cut))
-            tiles = [draw(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), result) for jpeg, result in chosen]
-            rows.append(np.hstack([_fit(tile) for tile in tiles]))
+            tiles = []
+            for jpeg, result in (max(part, key=_well_seen), max(part, key=_cut)):
+                image = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+                tiles.append(_fit(draw(image, result)))
+            rows.append(np.hstack(tiles))
         return np.vstack(rows)
 
 

@@ -1,4 +1,4 @@
-"""Environment of a process that sends or receives images over Fast DDS. Knows no ROS: launch and the demo both use it."""
+"""Environment of a process that sends or receives images over Fast DDS. For launch and demo; knows no ROS."""
 
 from __future__ import annotations
 

@@ -13,19 +13,16 @@ import numpy as np
 
 SIZE = (640, 480)  # width, height of a frame in px
 
-# Key views of a photograph: (centre x, centre y, width of the view), photo px. The first shows the whole photograph.
+# Key views of a photograph: (centre x, centre y, width of the view), photo px.
+WHOLE = (256, 256, 683)
 VIEWS = {
-    "astronaut": (
-        (256, 256, 683), (256, 256, 683), (256, 200, 500), (200, 330, 400), (330, 260, 420), (225, 150, 400), (256, 256, 683),
-    ),
-    "camera": (
-        (256, 256, 683), (256, 256, 683), (230, 200, 512), (200, 340, 420), (330, 220, 420), (220, 160, 400), (256, 256, 683),
-    ),
-}  # fmt: skip
+    "astronaut": (WHOLE, WHOLE, (256, 200, 500), (200, 330, 400), (330, 260, 420), (225, 150, 400), WHOLE),
+    "camera": (WHOLE, WHOLE, (230, 200, 512), (200, 340, 420), (330, 220, 420), (220, 160, 400), WHOLE),
+}
 
 
 def camera_matrix(width: int, height: int) -> np.ndarray:
-    """(3, 3) float64 pinhole matrix assumed for a camera nobody calibrated: focal length = image width (53 degrees across).
+    """(3, 3) float64 pinhole assumed for a camera nobody calibrated: focal length = image width (53 degrees across).
 
     Good for looking at markers; metres measured with it are not to be relied on.
     """
@@ -33,7 +30,7 @@ def camera_matrix(width: int, height: int) -> np.ndarray:
 
 
 class VirtualCamera:
-    """Iterates over ``frames`` images, (480, 640, 3) uint8 BGR; the first half shows one person, the second the other."""
+    """Iterates over ``frames`` images (480, 640, 3) uint8 BGR; one person first, the other in the second half."""
 
     def __init__(self, frames: int = 150) -> None:
         if frames < 2:

@@ -17,12 +17,12 @@ REASON = "needs ROS 2: rclpy and the built probpose_msgs (make test installs bot
 rclpy = pytest.importorskip("rclpy", reason=REASON)
 pytest.importorskip("probpose_msgs.msg", reason=REASON)
 
-from probpose_msgs.msg import PersonPoseArray, SkeletonInfo, Status, ZoneArray  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
+from probpose_msgs.msg import PersonPoseArray, SkeletonInfo, Status, ZoneArray  # noqa: E402
 from probpose_ros.ros.images import bgr_to_image  # noqa: E402
 from probpose_ros.ros.node import PoseNode  # noqa: E402
 
@@ -39,7 +39,8 @@ class Bench:
         rclpy.init(domain_id=DOMAIN)
         overrides = {"detector": str(detector), "model": str(model), **parameters}
         self.node = PoseNode(
-            namespace="probpose", parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()]
+            namespace="probpose",
+            parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()],
         )
         self.client = rclpy.create_node("client", namespace="probpose")
         self.executor = SingleThreadedExecutor()
@@ -48,7 +49,7 @@ class Bench:
         self.messages: dict[str, list[Any]] = defaultdict(list)
 
     def close(self) -> None:
-        self.node.on_shutdown(None)
+        self.node.on_shutdown()
         rclpy.shutdown()
 
     def start(self) -> None:

@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("probpose_msgs.msg", reason="needs the built probpose_msgs (make test builds it)")
 pytestmark = pytest.mark.ros
 
-from probpose_msgs.msg import PersonPoseArray  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
+from probpose_msgs.msg import PersonPoseArray  # noqa: E402
 from probpose_ros.ros.convert import message_to_dict, people_message, result_of  # noqa: E402
 from probpose_ros.serialize import frame_to_dict  # noqa: E402
 from probpose_ros.types import FrameResult, FrameState, Person, RegionKind, Regions, TrackState  # noqa: E402
@@ -36,8 +36,9 @@ def some_result(people: int = 5, seed: int = 0) -> FrameResult:
         unknown = numbers(17)
         unknown[3] = np.nan
         return Person(
-            score=0.5, bbox=numbers(4), window=numbers(4), keypoints=numbers(17, 2), presence=unknown, visibility=numbers(17),
-            quality=numbers(17), peak=np.full(17, np.nan, np.float32), states=random.integers(0, 4, 17).astype(np.uint8),
+            score=0.5, bbox=numbers(4), window=numbers(4), keypoints=numbers(17, 2), presence=unknown,
+            visibility=numbers(17), quality=numbers(17), peak=np.full(17, np.nan, np.float32),
+            states=random.integers(0, 4, 17).astype(np.uint8),
             regions=regions, id=i, track_state=TrackState.TRACKED,
         )  # fmt: skip
 

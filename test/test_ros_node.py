@@ -122,7 +122,9 @@ def test_a_stamp_in_the_future_is_unknown(make: Callable[..., Bench]) -> None:
     assert zones.state == ZoneArray.UNKNOWN and zones.zones[0].part == "view"
 
 
-def test_only_the_newest_frame_and_every_drop_counted(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_frame_and_every_drop_counted(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = make()
     bench.listen_to_results()
     publisher = bench.publisher(qos=QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE))
@@ -202,7 +204,9 @@ def value(bench: Bench, key: str, camera: int = 0) -> str | None:
     return {pair.key: pair.value for pair in messages[-1].status[camera].values}[key] if messages else None
 
 
-def test_an_exception_of_the_network_is_answered_unknown(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_of_the_network_is_answered_unknown(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = make()
     bench.listen_to_results()
     publisher = bench.publisher()
@@ -246,7 +250,9 @@ def test_two_cameras_in_one_batch_and_one_fault_does_not_stop_the_other(make: Ca
 
 
 @pytest.mark.parametrize("reliability", [ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT])
-def test_images_of_reliable_and_best_effort_publishers(make: Callable[..., Bench], reliability: ReliabilityPolicy) -> None:
+def test_images_of_reliable_and_best_effort_publishers(
+    make: Callable[..., Bench], reliability: ReliabilityPolicy
+) -> None:
     bench = make()
     bench.listen_to_results()
     publisher = bench.publisher(qos=QoSProfile(depth=1, reliability=reliability))
@@ -255,7 +261,9 @@ def test_images_of_reliable_and_best_effort_publishers(make: Callable[..., Bench
 
 def test_qos_can_be_overridden_and_a_mismatch_is_explained(make: Callable[..., Bench], capfd: Any) -> None:
     bench = make(**{"qos_overrides./probpose/image.subscription.reliability": "reliable"})
-    client = bench.client.create_publisher(Image, "image", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    client = bench.client.create_publisher(
+        Image, "image", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    )
     text = ""
 
     def explained() -> bool:
@@ -324,7 +332,9 @@ def test_markers_need_a_camera_info_and_lie_on_the_joints(make: Callable[..., Be
     bench.until(lambda: read_camera_info(bench, publisher) == "valid", "valid camera_info")
     msg = bench.image(PEOPLE)
     people, found = bench.answer(publisher, msg), None
-    found = bench.until(lambda: [m for m in bench.messages["markers"] if m.markers[0].header == msg.header], "markers")[0]
+    found = bench.until(lambda: [m for m in bench.messages["markers"] if m.markers[0].header == msg.header], "markers")[
+        0
+    ]
     markers = {marker.ns: marker for marker in found.markers}
     assert set(markers) == {"ellipses", "skeleton", "joints", "zones"} and len({m.id for m in found.markers}) == 4
     assert all(m.action == Marker.ADD and m.header.frame_id == "cam" for m in found.markers)
@@ -341,7 +351,9 @@ def test_markers_need_a_camera_info_and_lie_on_the_joints(make: Callable[..., Be
 
     msg = bench.image(NOBODY)
     bench.answer(publisher, msg)
-    found = bench.until(lambda: [m for m in bench.messages["markers"] if m.markers[0].header == msg.header], "markers")[0]
+    found = bench.until(lambda: [m for m in bench.messages["markers"] if m.markers[0].header == msg.header], "markers")[
+        0
+    ]
     assert all(marker.action == Marker.DELETE for marker in found.markers)
 
 
@@ -350,7 +362,9 @@ def read_camera_info(bench: Bench, publisher: Any) -> str:
     return bench.node.channels[0].camera_problem or "valid"
 
 
-def test_overlay_is_drawn_only_while_somebody_listens(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlay_is_drawn_only_while_somebody_listens(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from probpose_ros.ros import channel
 
     drawn = []
@@ -401,10 +415,16 @@ def test_lifecycle_in_any_order(make: Callable[..., Bench]) -> None:
     threads = {thread.name for thread in threading.enumerate()}
     while state != "unconfigured":
         state = "inactive" if state == "active" else "unconfigured"
-        assert getattr(bench.node, "trigger_deactivate" if state == "inactive" else "trigger_cleanup")().name == "SUCCESS"
+        assert (
+            getattr(bench.node, "trigger_deactivate" if state == "inactive" else "trigger_cleanup")().name == "SUCCESS"
+        )
     threads = {thread.name for thread in threading.enumerate()}
     assert not threads & {"probpose_worker", "probpose_heartbeat"}
-    assert [p.topic_name for p in bench.node.publishers if p.topic_name.startswith("/probpose/") and "event" not in p.topic_name] == []
+    assert [
+        p.topic_name
+        for p in bench.node.publishers
+        if p.topic_name.startswith("/probpose/") and "event" not in p.topic_name
+    ] == []
 
 
 def test_a_transition_that_is_not_possible_is_answered_over_the_service(make: Callable[..., Bench]) -> None:
@@ -421,7 +441,8 @@ def test_a_transition_that_is_not_possible_is_answered_over_the_service(make: Ca
         return future.result().success
 
     order = [Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CONFIGURE, 99,
-             Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CLEANUP, Transition.TRANSITION_ACTIVE_SHUTDOWN]  # fmt: skip
+             Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CLEANUP,
+             Transition.TRANSITION_ACTIVE_SHUTDOWN]  # fmt: skip
     assert [change(transition) for transition in order] == [False, True, False, False, True, False, True]
 
 

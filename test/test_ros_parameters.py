@@ -69,7 +69,8 @@ def test_change_at_run_time(context: None) -> None:
     assert change("detector_threshold", 0.7).successful and change("marker_depth", 3).successful
     assert (applied[-1][0].detector_threshold, applied[-1][1].marker_depth) == (0.7, 3.0)
     for name, value, word in (
-        ("detector_threshold", 1.5, "1.0"), ("detector_threshold", "high", "0.0 to 1.0"), ("model", "other", "read-only"),
+        ("detector_threshold", 1.5, "1.0"), ("detector_threshold", "high", "0.0 to 1.0"),
+        ("model", "other", "read-only"),
     ):  # fmt: skip
         result = change(name, value)
         assert not result.successful and name in result.reason and word in result.reason

@@ -65,7 +65,7 @@ def open_images(source: str | None, frames: int | None) -> Iterator[np.ndarray]:
 class CameraNode(Node):
     def __init__(self) -> None:
         super().__init__("camera")
-        # Reliable, so that a recorder misses nothing; the pose node takes best effort and loses nothing either over SHM.
+        # Reliable, so that a recorder misses nothing; the pose node, best effort, loses nothing over shared memory.
         profile = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self.images = self.create_publisher(Image, "image", profile)
         self.infos = self.create_publisher(CameraInfo, "camera_info", profile)
@@ -87,8 +87,8 @@ def publish_images(node: CameraNode, images: Iterator[np.ndarray], rate: float, 
     deadline = time.monotonic() + wait
     while node.images.get_subscription_count() < subscribers:
         if time.monotonic() > deadline:
-            count = node.images.get_subscription_count()
-            node.get_logger().fatal(f"{count} of {subscribers} subscribers of {node.images.topic_name} came within {wait:g} s")
+            found, topic = node.images.get_subscription_count(), node.images.topic_name
+            node.get_logger().fatal(f"{found} of {subscribers} subscribers of {topic} came within {wait:g} s")
             return 1
         rclpy.spin_once(node, timeout_sec=0.05)
     # We know of them; they learn of us a moment later, and a reader drops what comes from a writer it does not know.

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from probpose_msgs.msg import PersonPoseArray, Status, ZoneArray
 from rclpy.node import Node
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.time import Time
@@ -19,6 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from probpose_msgs.msg import PersonPoseArray, Status, ZoneArray
 from probpose_ros.config import NodeConfig
 from probpose_ros.draw import draw
 from probpose_ros.pipeline import Pipeline
@@ -133,7 +133,7 @@ class Channel:
         self.sequence += 1
         self.stats.finished(result.state, people.age_ms, error)
 
-        if self._camera_fits(result) and self.markers.get_subscription_count():
+        if self._camera_fits(result) and self.camera and self.markers.get_subscription_count():
             config, polygons = self.config, [zone.polygon for zone in zones]
             self.markers.publish(
                 people_markers(result, polygons, header, self.camera, config.marker_depth, config.marker_lifetime)
@@ -178,9 +178,11 @@ class Channel:
             level, message = DiagnosticStatus.OK, state.name
         p50, p99 = stats.age_percentiles()
         values = {
-            "state": state.name, "input rate (Hz)": f"{rate(stats.inputs):.1f}", "output rate (Hz)": f"{rate(stats.outputs):.1f}",
-            "image age p50 (ms)": f"{p50:.1f}", "image age p99 (ms)": f"{p99:.1f}", "received": stats.received,
-            "processed": stats.processed, "dropped": stats.dropped, "errors": stats.errors, "last error": stats.last_error,
+            "state": state.name,
+            "input rate (Hz)": f"{rate(stats.inputs):.1f}", "output rate (Hz)": f"{rate(stats.outputs):.1f}",
+            "image age p50 (ms)": f"{p50:.1f}", "image age p99 (ms)": f"{p99:.1f}",
+            "received": stats.received, "processed": stats.processed, "dropped": stats.dropped,
+            "errors": stats.errors, "last error": stats.last_error,
             "camera_info": self.camera_problem or "valid", "backend": facts.backend, "model": facts.model,
             "model sha256": facts.model_hash, "detector": facts.detector, "detector sha256": facts.detector_hash,
             "calibration": "none",

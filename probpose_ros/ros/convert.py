@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point32
-from probpose_msgs.msg import Keypoint, PersonPose, PersonPoseArray, Region, SkeletonInfo, Zone, ZoneArray
 from rclpy.duration import Duration
 from rclpy.time import Time
 from std_msgs.msg import Header
 
+from probpose_msgs.msg import Keypoint, PersonPose, PersonPoseArray, Region, SkeletonInfo, Zone, ZoneArray
 from probpose_ros.skeleton import EDGES, KEYPOINT_NAMES, SIGMAS
 from probpose_ros.types import FrameResult, FrameState, Person, RegionKind, Regions, TrackState
 from probpose_ros.zones import Zone as PersonZone
@@ -55,7 +55,8 @@ def _person(person: Person, polygons: bool) -> PersonPose:
     numbers = np.column_stack([person.keypoints, person.presence, person.visibility, person.quality]).tolist()
     states = person.states.tolist()
     regions = [[] for _ in numbers] if person.regions is None else _regions(person.regions, polygons)
-    covariances = np.full((len(numbers), 3), np.nan, np.float32) if person.regions is None else person.regions.covariances
+    unknown = np.full((len(numbers), 3), np.nan, np.float32)
+    covariances = unknown if person.regions is None else person.regions.covariances
     return PersonPose(
         id=person.id,
         track_state=int(person.track_state),
@@ -74,15 +75,16 @@ def _person(person: Person, polygons: bool) -> PersonPose:
 
 def _regions(regions: Regions, polygons: bool) -> list[list[Region]]:
     kind, levels = int(regions.kind), regions.levels.tolist()
+    columns = (regions.valid.tolist(), regions.ellipses.tolist(), regions.areas.tolist(), regions.polygons)
     return [
         [
             Region(
-                level=level, kind=kind, valid=valid, x=x, y=y, semi_major=major, semi_minor=minor, theta=theta, area=area,
-                polygon=points(polygon) if polygons else [],
+                level=level, kind=kind, valid=valid, x=x, y=y, semi_major=major, semi_minor=minor, theta=theta,
+                area=area, polygon=points(polygon) if polygons else [],
             )
             for level, valid, (x, y, major, minor, theta), area, polygon in zip(levels, *per_level)
         ]
-        for per_level in zip(regions.valid.tolist(), regions.ellipses.tolist(), regions.areas.tolist(), regions.polygons)
+        for per_level in zip(*columns)
     ]  # fmt: skip
 
 

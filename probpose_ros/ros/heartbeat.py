@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Heartbeat:
-    """Calls ``beat(n)`` with n = 0, 1, 2 ... every ``period`` seconds until ``stop``; an exception is reported and the next beat comes."""
+    """Calls ``beat(n)``, n = 0, 1, 2 ..., every ``period`` seconds until ``stop``; errors do not end it."""
 
     def __init__(self, period: float, beat: Callable[[int], None], on_error: Callable[[Exception], None]) -> None:
         self._period, self._beat, self._on_error = period, beat, on_error

@@ -78,7 +78,7 @@ def _decode(msg: CompressedImage) -> np.ndarray:
         image = None
     if image is None:
         kind = "truncated" if truncated else "undecodable"
-        raise ImageError(f"{kind} compressed image of {len(data)} bytes, format {msg.format!r}: must be a whole JPEG or PNG")
+        raise ImageError(f"{kind} image of {len(data)} bytes, format {msg.format!r}: must be a whole JPEG or PNG")
     return image
 
 
@@ -93,5 +93,5 @@ def bgr_to_image(image: np.ndarray, header: Header) -> Image:
     msg.is_bigendian = int(sys.byteorder == "big")
     # An array.array is taken as it is; a NumPy array would be checked and copied number by number (588 ms at 1080p).
     msg.data = array.array("B")
-    msg.data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
+    msg.data.frombytes(np.ascontiguousarray(image).data.cast("B"))
     return msg

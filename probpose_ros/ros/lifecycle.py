@@ -9,8 +9,10 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 
 class SafeLifecycleNode(LifecycleNode):
-    """A transition that the present state does not allow is refused (rclpy raises in the executor, and the node dies), and
-    an exception in a transition is logged (rclpy swallows it without a word)."""
+    """A transition that the present state does not allow is refused (rclpy raises in the executor: the node dies).
+
+    An exception in a transition is logged (rclpy swallows it without a word).
+    """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
@@ -33,4 +35,4 @@ class SafeLifecycleNode(LifecycleNode):
             state = self._state_machine.current_state[1]
             self.get_logger().warning(f"transition {transition} is not possible in state {state!r}")
             return TransitionCallbackReturn.FAILURE
-        return super()._LifecycleNodeMixin__change_state(transition)
+        return super()._LifecycleNodeMixin__change_state(transition)  # type: ignore[misc]

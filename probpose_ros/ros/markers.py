@@ -45,7 +45,7 @@ class Pinhole:
         p, k = list(info.p), list(info.k)
         fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if p[0] else (k[0], k[4], k[2], k[5])
         if not (all(map(math.isfinite, (fx, fy, cx, cy))) and fx > 0 and fy > 0):
-            raise ValueError(f"camera_info has focal lengths {fx}, {fy} px: must be finite and above 0 (calibrate the camera)")
+            raise ValueError(f"camera_info has focal lengths {fx}, {fy} px: must be above 0 (calibrate the camera)")
         return cls(fx, fy, cx, cy, info.width, info.height)
 
     def points(self, pixels: np.ndarray, depth: float) -> list[Point]:
@@ -117,5 +117,5 @@ def _rim(ellipse: np.ndarray) -> np.ndarray:
     )
 
 
-def _color(rgb: tuple[float, float, float], alpha: float) -> Any:
+def _color(rgb: tuple[float, ...], alpha: float) -> Any:
     return ColorRGBA(r=rgb[0], g=rgb[1], b=rgb[2], a=alpha)

@@ -1,4 +1,4 @@
-"""The ROS node: convert, call, publish. `ros2 run probpose_ros pose_node`, or `ros2 launch probpose_ros pose.launch.py`."""
+"""The ROS node: convert, call, publish. ros2 launch probpose_ros pose.launch.py, or ros2 run probpose_ros pose_node."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from probpose_msgs.msg import SkeletonInfo
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
+from probpose_msgs.msg import SkeletonInfo
 from probpose_ros.config import ConfigError, NodeConfig, PipelineConfig
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.ros import parameters, qos
@@ -70,7 +70,7 @@ class PoseNode(SafeLifecycleNode):
             channel.subscribe(self.worker.put)
         return TransitionCallbackReturn.SUCCESS
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def on_deactivate(self, state: LifecycleState | None) -> TransitionCallbackReturn:
         for channel in self.channels:
             channel.unsubscribe()
         if self.worker is not None and not self.worker.stop(STOP_TIMEOUT):
@@ -78,7 +78,7 @@ class PoseNode(SafeLifecycleNode):
         self.worker = None
         return TransitionCallbackReturn.SUCCESS
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def on_cleanup(self, state: LifecycleState | None) -> TransitionCallbackReturn:
         if self.heartbeat is not None:
             self.heartbeat.stop()
             self.destroy_publisher(self.skeleton)
@@ -88,7 +88,7 @@ class PoseNode(SafeLifecycleNode):
         self.channels, self.heartbeat, self.pipeline = [], None, None
         return TransitionCallbackReturn.SUCCESS
 
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def on_shutdown(self, state: LifecycleState | None = None) -> TransitionCallbackReturn:
         self.on_deactivate(state)
         return self.on_cleanup(state)
 
@@ -115,7 +115,7 @@ class PoseNode(SafeLifecycleNode):
         """A FrameResult or an exception for every image: one camera's fault does not stop the others."""
         images = [image for *_, image in batch]
         try:
-            return self.pipeline.process(images) if images else []
+            return self.pipeline.process(images) if self.pipeline and images else []
         except Exception as error:
             if len(batch) == 1:
                 return [error]
@@ -187,7 +187,7 @@ def run(args: list[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C (launch sends one too) must not cut the clean-up
         if node is not None:
-            node.on_shutdown(None)
+            node.on_shutdown()
             node.destroy_node()
         rclpy.try_shutdown()
     return 0

@@ -16,7 +16,7 @@ SPECS: dict[str, Field] = {spec.name: spec for config in (PipelineConfig, NodeCo
 
 
 def default(spec: Field) -> Any:
-    return spec.default if spec.default is not MISSING else spec.default_factory()  # type: ignore[misc]
+    return spec.default if spec.default_factory is MISSING else spec.default_factory()
 
 
 def descriptor(spec: Field) -> ParameterDescriptor:
@@ -56,17 +56,18 @@ def declare(node: Node) -> tuple[PipelineConfig, NodeConfig]:
 
 def read(node: Node, changes: dict[str, Any] | None = None) -> tuple[PipelineConfig, NodeConfig]:
     """The configs as the parameters stand now, with ``changes`` in place of the values they name."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, spec in SPECS.items():
         value = node.get_parameter(name).value
         values[name] = default(spec) if value is None else _plain(value)
     values.update(changes or {})
-    made = [config(**{spec.name: values[spec.name] for spec in fields(config)}) for config in (PipelineConfig, NodeConfig)]
-    return made[0], made[1]
+    pipeline = {spec.name: values[spec.name] for spec in fields(PipelineConfig)}
+    node_only = {spec.name: values[spec.name] for spec in fields(NodeConfig)}
+    return PipelineConfig(**pipeline), NodeConfig(**node_only)
 
 
 def on_change(node: Node, apply: Callable[[PipelineConfig, NodeConfig], None]) -> None:
-    """Calls ``apply`` with the new configs when parameters change; what it or the options refuse (ConfigError) stays as it was."""
+    """Calls ``apply`` with the new configs when parameters change. A ConfigError refuses the change."""
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
         changes = {p.name: _plain(p.value) for p in parameters if p.name in SPECS}

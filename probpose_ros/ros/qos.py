@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import (
@@ -47,7 +49,7 @@ def heartbeat(rate: float) -> QoSProfile:
     )
 
 
-def incompatible_hint(topic: str, policy_kind: object) -> str:
+def incompatible_hint(topic: str, policy_kind: Any) -> str:
     """The line that tells how to meet a publisher whose QoS this node's subscription does not accept."""
     policy = qos_policy_name_from_kind(policy_kind).lower()
     return (
@@ -78,7 +80,8 @@ def no_image_hint(node: Node, topic: str, config: NodeConfig) -> str:
         else:
             lines.append(f"Use it with: --ros-args -r {topic}:={best} (launch: image_topic:={best})")
     elif found[other]:
-        lines.append(f"There is sensor_msgs/{other}: {'; '.join(found[other])}. Set compressed:={str(not config.compressed).lower()}")
+        lines.append(f"There is sensor_msgs/{other}: {'; '.join(found[other])}.")
+        lines.append(f"Set compressed:={str(not config.compressed).lower()}")
     else:
         lines.append("Nobody publishes images: is the camera driver running, with the same ROS_DOMAIN_ID?")
     return " ".join(lines)

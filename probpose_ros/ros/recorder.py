@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from probpose_msgs.msg import PersonPoseArray
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -19,6 +18,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import UInt64
 from tqdm import tqdm
 
+from probpose_msgs.msg import PersonPoseArray
 from probpose_ros.recording import Recording
 from probpose_ros.ros import qos
 from probpose_ros.ros.convert import message_to_dict, result_of
