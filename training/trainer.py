@@ -120,14 +120,20 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
     cv2.setNumThreads(0)  # a forked worker hangs on a thread pool that its parent has used
     if config.threads:
         torch.set_num_threads(config.threads)
-    devices = (
-        "auto" if torch.cuda.is_available() and config.accelerator != "cpu" else int(os.environ.get("WORLD_SIZE", 1))
+    # One process, unless torchrun started more and says so.
+    local, world = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=local,
+        num_nodes=world // local,
+        precision=config.precision,  # type: ignore[arg-type]
     )
-    fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision)  # type: ignore[arg-type]
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
     out.mkdir(parents=True, exist_ok=True)
 
+    if fabric.device.type == "cuda" and world > 1:  # torch has no synchronised batch norm for CPUs
+        task.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
     task.model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(task.model, config), lr=config.learning_rate)
     model, optimizer = fabric.setup(task.model, optimizer)
