@@ -1,4 +1,4 @@
-"""The text of config/pose.yaml, from the config dataclasses: python -m probpose_ros.parameter_file > config/pose.yaml."""
+"""config/pose.yaml from the config dataclasses: ``python -m probpose_ros.parameter_file > config/pose.yaml``."""
 
 from __future__ import annotations
 

@@ -128,5 +128,10 @@ def test_transport_keeps_what_the_user_set_and_needs_shared_memory(
     assert transport_environment(str(tmp_path / "missing")) == MALLOC
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**40}))
     assert transport_environment(str(tmp_path))["FASTDDS_DEFAULT_PROFILES_FILE"] == str(ROOT / "config/fastdds_shm.xml")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 64 * 2**20}))
+    smaller = Path(transport_environment(str(tmp_path))["FASTDDS_DEFAULT_PROFILES_FILE"])
+    assert f"<segment_size>{8 * 2**20}</segment_size>" in smaller.read_text(encoding="utf-8")
+    smaller.unlink()
     monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
-    assert "FASTDDS_DEFAULT_PROFILES_FILE" not in transport_environment(str(tmp_path))
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", "mine.xml")
+    assert transport_environment(str(tmp_path)) == MALLOC
