@@ -61,7 +61,7 @@ class Channel:
         self.prefix = f"{name}/" if name else ""
         self.stats = Stats(config.stale_after)
         self.camera: Pinhole | None = None
-        self.camera_problem = "no camera_info yet"
+        self.camera_problem, self._problem_said = "no camera_info yet", False
         self.sequence = self.status_sequence = 0
         self.header = Header()  # of the newest image
         self.subscribed_at: float | None = None
@@ -227,8 +227,6 @@ class Channel:
             self._problem_said = True
             self.node.get_logger().warning(f"{self.prefix}markers are not published: {problem}")
         self.camera_problem = problem
-
-    _problem_said = False
 
     def _on_incompatible(self, topic: str) -> Callable[[Any], None]:
         def log(event: Any) -> None:
