@@ -2,8 +2,8 @@
 
 ``python bench/ablation.py --data DIR --out DIR [--epochs 8] [--input 96 128]``
 
-DIR holds the sets of training/configs/probpose_small.yaml and coco_val/. Every variant is trained by `probpose train` on
-the same examples in the same order, exported, and scored by `probpose evaluate` on the validation set and on a cropped
+DIR holds the sets of training/configs/probpose_small.yaml and coco_val/. Every variant is trained by `probpose train`
+on the same examples in the same order, exported, and scored by `probpose evaluate` on the validation set and a cropped
 version of it, with annotated boxes. Started again, it goes on where it was interrupted.
 """
 
@@ -26,7 +26,8 @@ VARIANTS = {
     "probability maps, crops": OKS_MAPS,
     "probability maps + sparsemax loss, crops": [],
 }
-FIGURES = {  # title: set, path in metrics.json; the presence threshold of Ex-AP comes from the other half of the photographs
+# Title: set, path in metrics.json. The presence threshold of Ex-AP comes from the other half of the photographs.
+FIGURES = {
     "val AP": ("val", "coco", "AP"),
     "val Ex-AP": ("val", "extended", "paper_split", "AP"),
     "cropped AP": ("crop", "coco", "AP"),
@@ -50,10 +51,10 @@ def measure(name: str, overrides: list[str], args: argparse.Namespace) -> dict:
     metrics = {}
     sets = {"val": (args.data / "coco_val/person_keypoints_val.json", args.data / "coco_val/images")}
     sets["crop"] = (args.out / "crop/annotations.json", args.out / "crop/images")
-    for label, (annotations, images) in sets.items():
+    for label, (truth, images) in sets.items():
         report = folder / label
         if not (report / "metrics.json").is_file():
-            where = ("--annotations", annotations, "--images", images, "--model", folder / "pose.onnx")
+            where = ("--annotations", truth, "--images", images, "--model", folder / "pose.onnx")
             probpose("evaluate", *where, "--boxes", "gt", "--out", report)
         metrics[label] = json.loads((report / "metrics.json").read_text())
     return metrics
