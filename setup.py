@@ -48,7 +48,7 @@ setup(
         "probpose.commands": [
             *commands(NAME, "run", "doctor"),
             *commands("probpose_training", "train", "evaluate", "crop-dataset"),
-            *commands("probpose_training", "import-checkpoint", "export"),
+            *commands("probpose_training", "import-checkpoint", "export", "calibrate"),
         ],
     },
 )

@@ -108,6 +108,9 @@ class PipelineConfig(Options):
         0.1, "Presence probability below which a keypoint is OUT", minimum=0.0, maximum=1.0, runtime=True
     )
     levels: list[float] = option([0.5, 0.95], "Levels of the uncertainty regions", minimum=0.01, maximum=0.999)
+    calibration: str = option(
+        "", "Calibration of the regions: name of a bundled one, or path of a .calibration.json file; empty: none"
+    )
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,30 @@ def model_dirs() -> list[Path]:
 
 def model_names() -> list[str]:
     """Names of the bundled models that are there, without duplicates."""
-    return sorted({file.stem for folder in model_dirs() for file in folder.glob("*.onnx")})
+    return _names(".onnx")
+
+
+def _names(suffix: str) -> list[str]:
+    return sorted({file.name[: -len(suffix)] for folder in model_dirs() for file in folder.glob(f"*{suffix}")})
 
 
 def find_model(name_or_path: str | Path) -> Path:
     """Path of a model: text with a folder separator or the ending ``.onnx`` is a path, anything else a bundled name."""
+    return find_file(name_or_path, ".onnx", "model")
+
+
+def find_file(name_or_path: str | Path, suffix: str, kind: str) -> Path:
+    """Path of a file of the bundled folders by name, or of any file; ``kind`` is its name in errors."""
     text = os.fspath(name_or_path)
-    if text.endswith(".onnx") or os.sep in text or "/" in text:
+    if text.endswith(suffix) or os.sep in text or "/" in text:
         path = Path(text).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"{text}: no such model file")
+            raise FileNotFoundError(f"{text}: no such {kind} file")
         return path
     for folder in model_dirs():
-        if (path := folder / f"{text}.onnx").is_file():
+        if (path := folder / f"{text}{suffix}").is_file():
             return path
-    known = ", ".join(model_names()) or "none"
-    raise FileNotFoundError(f"model {text!r} is not bundled (there are: {known}); name one of these or an .onnx file")
+    known = ", ".join(_names(suffix)) or "none"
+    raise FileNotFoundError(
+        f"{kind} {text!r} is not bundled (there are: {known}); name one of these or a file that ends in {suffix}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -9,6 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from probpose_ros.calibration import (
+    GIVEN_BOXES,
+    Calibration,
+    CalibrationError,
+    Subject,
+    file_sha256,
+    find_calibration,
+    load_calibration,
+)
 from probpose_ros.config import ConfigError, PipelineConfig
 from probpose_ros.detector import Detector
 from probpose_ros.geometry import CropTransform
@@ -22,6 +32,9 @@ class Pipeline:
 
     detector: finds the people instead of the configured one, for boxes that are known already; from images to
     Detections of each.
+
+    calibration: None without one. calibration_error: why the configured one cannot be used, empty if it can; then
+    nothing is valid, every state is UNKNOWN, and the pipeline runs on.
 
     >>> pipeline = Pipeline()                    # doctest: +SKIP
     >>> people = pipeline(image).people          # doctest: +SKIP
@@ -39,6 +52,14 @@ class Pipeline:
             config.backend, config.threads,
         )  # fmt: skip
         self.pose = PoseModel(config.model, config.backend, config.threads)
+        self.calibration: Calibration | None = None
+        self.calibration_error = ""
+        if config.calibration:
+            try:
+                self.calibration = self._load_calibration(config)
+            except (CalibrationError, OSError) as error:
+                self.calibration_error = str(error)
+                logging.getLogger(__name__).error("not calibrated, every state is UNKNOWN: %s", error)
 
     def __call__(self, image: np.ndarray) -> FrameResult:
         """The people of one image (H, W, 3) uint8 BGR."""
@@ -49,24 +70,9 @@ class Pipeline:
 
         ``stage_ms`` of every result is the time of the whole batch.
         """
-        for image in images:
-            check_image(image)
         config = self.config
-        clock = _StageClock()
-
-        detections = self.detector(images)
-        clock.lap("detect")
-
-        transforms = [
-            [CropTransform.from_bbox(box, self.pose.info.input_size, self.pose.info.padding) for box in found.boxes]
-            for found in detections
-        ]
-        crops = self._crops(images, transforms)
-        clock.lap("crop")
-
-        poses = erase_unknown(self.pose(crops))
-        clock.lap("pose")
-
+        clock = StageClock()
+        detections, transforms, poses = self.poses(images, clock)
         frames, row = [], 0
         for image, found, its_transforms in zip(images, detections, transforms, strict=True):
             people = []
@@ -79,6 +85,33 @@ class Pipeline:
         clock.lap("regions")
         return frames
 
+    def poses(
+        self, images: Sequence[np.ndarray], clock: StageClock
+    ) -> tuple[list[Detections], list[list[CropTransform]], PoseOutput]:
+        """What the networks say: boxes and crops of each image, and the poses of all persons in that order."""
+        for image in images:
+            check_image(image)
+        detections = self.detector(images)
+        clock.lap("detect")
+
+        transforms = [
+            [CropTransform.from_bbox(box, self.pose.info.input_size, self.pose.info.padding) for box in found.boxes]
+            for found in detections
+        ]
+        crops = self._crops(images, transforms)
+        clock.lap("crop")
+
+        poses = erase_unknown(self.pose(crops))
+        clock.lap("pose")
+        return detections, transforms, poses
+
+    @property
+    def subject(self) -> Subject:
+        """What a calibration of this pipeline belongs to."""
+        info = self.pose.info
+        detector = file_sha256(self.detector.path) if isinstance(self.detector, Detector) else GIVEN_BOXES
+        return Subject(info.name, file_sha256(self.pose.path), info.precision, info.input_size, detector)
+
     def reconfigure(self, config: PipelineConfig) -> None:
         """New values for the options that may change while running; another change is refused with ConfigError."""
         _check_together(config)
@@ -90,6 +123,17 @@ class Pipeline:
         self.detector.iou = config.detector_iou
         self.detector.max_people = config.max_people
         self.config = config
+
+    def _load_calibration(self, config: PipelineConfig) -> Calibration:
+        calibration = load_calibration(path := find_calibration(config.calibration))
+        try:
+            calibration.subject.check(self.subject)
+            calibration.columns(config.levels)
+            if not self.pose.has_probmap:
+                raise CalibrationError("the model gives no maps; make it with 'probpose export --with-probmap'")
+        except CalibrationError as error:
+            raise CalibrationError(f"{path}: {error}") from None
+        return calibration
 
     def _crops(self, images: Sequence[np.ndarray], transforms: list[list[CropTransform]]) -> np.ndarray:
         width, height = self.pose.info.input_size
@@ -104,11 +148,20 @@ class Pipeline:
         poses: PoseOutput, row: int, config: PipelineConfig,
     ) -> Person:  # fmt: skip
         presence, quality = poses.presence[row], poses.quality[row]
-        states = keypoint_states(presence, config)
-        counted = quality[(states == KeypointState.IN) | (states == KeypointState.IN_OR_OUT)]
+        probmap = None if poses.probmap is None or not config.levels else poses.probmap[row]
         regions = None
-        if poses.probmap is not None and config.levels:
-            regions = regions_from_map(poses.probmap[row], transform, self.pose.codec, config.levels)
+        if calibration := self.calibration:
+            states = calibration.presence.states(presence)
+            if probmap is not None:
+                regions = calibration.regions(probmap, quality, states, transform, self.pose.codec, config.levels)
+            presence, quality = calibration.presence.reliability(presence), calibration.quality(quality)
+        else:
+            states = keypoint_states(presence, config)
+            if self.calibration_error:
+                states = np.full_like(states, KeypointState.UNKNOWN)
+            if probmap is not None:
+                regions = regions_from_map(probmap, transform, self.pose.codec, config.levels)
+        counted = quality[(states == KeypointState.IN) | (states == KeypointState.IN_OR_OUT)]
         return Person(
             score=float(score * counted.mean()) if len(counted) else 0.0,
             bbox=box,
@@ -170,7 +223,7 @@ def _check_together(config: PipelineConfig) -> None:
         raise ConfigError(f"levels = {config.levels}: must ascend")
 
 
-class _StageClock:
+class StageClock:
     """stage_ms: milliseconds of each lap, by name."""
 
     def __init__(self) -> None:

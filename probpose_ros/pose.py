@@ -43,6 +43,11 @@ class PoseModel:
         inputs = {"image": TensorSpec(("N", height, width, 3), np.dtype(np.uint8))}
         check_tensors(self.path, self.session, inputs, outputs)
 
+    @property
+    def has_probmap(self) -> bool:
+        """Whether the file gives the maps; without them there are no regions."""
+        return "probmap" in self._row_shapes
+
     def __call__(self, crops: np.ndarray) -> PoseOutput:
         """Keypoints of crops (N, H, W, 3) uint8 BGR; N may be 0."""
         width, height = self.info.input_size

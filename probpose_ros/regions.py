@@ -33,12 +33,8 @@ def map_to_image(transform: CropTransform, codec: Codec) -> tuple[np.ndarray, np
     return np.column_stack([x_axis - origin, y_axis - origin]), origin
 
 
-def regions_from_map(
-    probmap: np.ndarray, transform: CropTransform, codec: Codec, levels: Sequence[float]
-) -> Regions:
+def regions_from_map(probmap: np.ndarray, transform: CropTransform, codec: Codec, levels: Sequence[float]) -> Regions:
     """Uncalibrated regions of one person.
-
-    Sparsemax leaves few cells above 0, so all work is on lists of cells, over all keypoints and levels at once.
 
     Args:
         probmap: (K, h, w) float32, each map sums to 1; a map that does not gets NaN numbers and no polygons.
@@ -46,27 +42,50 @@ def regions_from_map(
         levels: in (0, 1).
     """
     good = is_distribution(probmap)
-    if not good.all():
-        probmap = np.where(good[:, None, None], probmap, np.float32(0))
-        probmap[~good, 0, 0] = 1  # something to compute with; erased below
-    num_keypoints, h, w = probmap.shape
-    num_levels = len(levels)
-    matrix, offset = map_to_image(transform, codec)
-
+    probmap = with_placeholders(probmap, good)
     # Cells above 0 of all maps, in the order of keypoint, y, x.
     cell = np.flatnonzero(probmap > 0)
-    keypoint, y, x = cell // (h * w), cell // w % h, cell % w
-    value = probmap.ravel()[cell]
-    thresholds = _thresholds(keypoint, value, num_keypoints, levels)
-    # The cells of every region; an item is a keypoint at a level, in the order of level, keypoint.
-    level, entry = np.nonzero(value >= thresholds[keypoint].T)
-    item, x_in, y_in = level * num_keypoints + keypoint[entry], x[entry], y[entry]
+    keypoint = cell // probmap[0].size
+    thresholds = _thresholds(keypoint, probmap.ravel()[cell], len(probmap), levels)
+    valid = np.zeros(thresholds.shape, bool)
+    return regions_of_cells(
+        probmap >= thresholds.T[..., None, None], probmap, good, transform, codec, levels, RegionKind.UNKNOWN, valid
+    )
 
-    count, mean, spread = _moments(item, x_in, y_in, np.ones(len(item)))
-    corners, owner = _row_corners(item, x_in, y_in, h)
+
+def with_placeholders(probmap: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """The maps (K, h, w) with all mass in one cell where they are not ``good`` (K,): something to compute with."""
+    if good.all():
+        return probmap
+    probmap = np.where(good[:, None, None], probmap, np.float32(0))
+    probmap[~good, 0, 0] = 1
+    return probmap
+
+
+def regions_of_cells(
+    inside: np.ndarray, probmap: np.ndarray, good: np.ndarray, transform: CropTransform, codec: Codec,
+    levels: Sequence[float], kind: RegionKind, valid: np.ndarray,
+) -> Regions:  # fmt: skip
+    """Areas, and the ellipses and polygons that contain the regions.
+
+    Args:
+        inside: (L, K, h, w) bool, the cells of each region; at least one each.
+        probmap: (K, h, w), for the covariances.
+        good: (K,) bool; False makes a keypoint's numbers NaN and its polygons empty.
+        kind, valid: of the result.
+    """
+    num_levels, num_keypoints, h, w = inside.shape
+    matrix, offset = map_to_image(transform, codec)
+
+    # The cells of every region; an item is a keypoint at a level, in the order of level, keypoint.
+    cell = np.flatnonzero(inside)
+    item, rest = np.divmod(cell, h * w)
+    y, x = np.divmod(rest, w)
+    count, mean, spread = _moments(item, x, y)
+    corners, owner = _row_corners(item, x, y, h)
     ellipses = _ellipses(mean @ matrix.T + offset, matrix @ spread @ matrix.T, corners @ matrix.T + offset, owner)
     polygons = _polygons(corners, owner, mean, matrix, offset)
-    covariances = matrix @ _moments(keypoint, x, y, value)[2] @ matrix.T
+    covariance = matrix @ covariances(probmap) @ matrix.T
 
     def by_keypoint(array: np.ndarray) -> np.ndarray:
         array = array.astype(np.float32).reshape(num_levels, num_keypoints, *array.shape[1:]).swapaxes(0, 1)
@@ -75,12 +94,12 @@ def regions_from_map(
     empty = (np.zeros((0, 2), np.float32),) * num_levels
     return Regions(
         levels=np.asarray(levels, np.float32),
-        kind=RegionKind.UNKNOWN,
-        valid=np.zeros((num_keypoints, num_levels), bool),
+        kind=kind,
+        valid=valid & good[:, None],
         ellipses=by_keypoint(ellipses),
         areas=by_keypoint(count * abs(np.linalg.det(matrix))),
         polygons=tuple(tuple(polygons[k::num_keypoints]) if good[k] else empty for k in range(num_keypoints)),
-        covariances=np.where(good[:, None], covariances[:, [0, 0, 1], [0, 1, 1]], np.nan).astype(np.float32),
+        covariances=np.where(good[:, None], covariance[:, [0, 0, 1], [0, 1, 1]], np.nan).astype(np.float32),
     )
 
 
@@ -101,15 +120,27 @@ def _starts(ids: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
 
 
-def _moments(
-    item: np.ndarray, x: np.ndarray, y: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sum (I,), mean (I, 2) and covariance (I, 2, 2) of every item's cells, map px; a cell is a unit square."""
-    terms = weight * np.array([np.ones(len(x)), x, y, x * x, x * y, y * y])
-    total, *terms = np.add.reduceat(terms, _starts(item), axis=1)
-    mean_x, mean_y, xx, xy, yy = np.array(terms) / total
+def _moments(item: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number (I,), mean (I, 2) and covariance (I, 2, 2) of every item's cells, map px; a cell is a unit square."""
+    total, *sums = np.add.reduceat(np.array([np.ones_like(x), x, y, x * x, x * y, y * y]), _starts(item), axis=1)
+    mean_x, mean_y, xx, xy, yy = np.array(sums) / total
+    return total, np.column_stack([mean_x, mean_y]), _spread(mean_x, mean_y, xx, xy, yy)
+
+
+def covariances(probmap: np.ndarray) -> np.ndarray:
+    """(K, 2, 2) of maps (K, h, w), map px; a cell's mass is spread over its unit square."""
+    probmap = probmap.astype(np.float64)
+    x, y = np.arange(probmap.shape[2]), np.arange(probmap.shape[1])
+    rows, columns = probmap.sum(axis=2), probmap.sum(axis=1)
+    total = rows.sum(axis=1)
+    mean_x, mean_y, xx, yy = np.array([columns @ x, rows @ y, columns @ x**2, rows @ y**2]) / total
+    return _spread(mean_x, mean_y, xx, (probmap @ x) @ y / total, yy)
+
+
+def _spread(mean_x: np.ndarray, mean_y: np.ndarray, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> np.ndarray:
+    """(N, 2, 2) covariances from means of x, y, x^2, xy, y^2 over cells."""
     covariance = np.array([[xx - mean_x**2, xy - mean_x * mean_y], [xy - mean_x * mean_y, yy - mean_y**2]])
-    return total, np.column_stack([mean_x, mean_y]), np.moveaxis(covariance, -1, 0) + np.eye(2) / 12
+    return np.moveaxis(covariance, -1, 0) + np.eye(2) / 12
 
 
 def _row_corners(item: np.ndarray, x: np.ndarray, y: np.ndarray, h: int) -> tuple[np.ndarray, np.ndarray]:

@@ -44,3 +44,8 @@ EDGES: tuple[tuple[int, int], ...] = (
 
 UPPER_BODY: tuple[int, ...] = tuple(range(11))
 LOWER_BODY: tuple[int, ...] = tuple(range(11, NUM_KEYPOINTS))
+
+# Left and right pooled: what a joint is, whatever its side. JOINT_TYPE[k] is the index of keypoint k's type.
+JOINT_TYPES: tuple[str, ...] = tuple(dict.fromkeys(name.split("_")[-1] for name in KEYPOINT_NAMES))
+JOINT_TYPE = np.array([JOINT_TYPES.index(name.split("_")[-1]) for name in KEYPOINT_NAMES])
+JOINT_TYPE.setflags(write=False)

@@ -37,6 +37,11 @@ class GivenBoxes:
     def __init__(self, boxes: dict[int, Detections]) -> None:
         self.boxes, self.image_id = boxes, -1
 
+    def show(self, image_id: int, boxes: np.ndarray) -> None:
+        """The next image is this one, with these boxes (N, 4) xyxy of score 1."""
+        self.image_id = image_id
+        self.boxes = {image_id: Detections(boxes.astype(np.float32), np.ones(len(boxes), np.float32))}
+
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
         none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
         return [self.boxes.get(self.image_id, none)]
@@ -197,10 +202,7 @@ def pair(dataset: CocoKeypoints, image_ids: Sequence[int], results: list[dict], 
             continue
         boxes = np.array([results[i]["bbox"] for i in found])
         boxes[:, 2:] += boxes[:, :2]
-        overlap = box_iou(dataset.bboxes[persons], boxes)
-        for p, r in zip(*linear_sum_assignment(-overlap), strict=True):
-            if overlap[p, r] >= MATCH_IOU:
-                rows.append((persons[p], found[r], number))
+        rows += [(persons[p], found[r], number) for p, r in match_boxes(dataset.bboxes[persons], boxes)]
     person, index, image = np.array(rows, dtype=int).reshape(-1, 3).T
     k = len(KEYPOINT_NAMES)
     values = np.array([results[i]["keypoints"] for i in index]).reshape(-1, k, 3)
@@ -220,6 +222,12 @@ def pair(dataset: CocoKeypoints, image_ids: Sequence[int], results: list[dict], 
         np.array([results[i]["quality"] for i in index], dtype=float).reshape(-1, k),
         plain, extended,
     )  # fmt: skip
+
+
+def match_boxes(annotated: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (annotated, found) of the assignment of most overlap, at least MATCH_IOU each; boxes (N, 4) xyxy."""
+    overlap = box_iou(annotated, found)
+    return [(p, r) for p, r in zip(*linear_sum_assignment(-overlap), strict=True) if overlap[p, r] >= MATCH_IOU]
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,0 +1,313 @@
+"""The calibration file: what is read, what is refused, and what a pipeline does with it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_regions import CODEC, cell_corners, in_convex, in_ellipse, random_maps, random_transform
+from tiny_models import person_image, write_tiny_pose
+
+from probpose_ros.calibration import (
+    GIVEN_BOXES,
+    MAX_BYTES,
+    QUALITY_BINS,
+    Calibration,
+    CalibrationError,
+    Group,
+    Knots,
+    Presence,
+    Subject,
+    load_calibration,
+    parse,
+)
+from probpose_ros.config import PipelineConfig
+from probpose_ros.pipeline import Pipeline
+from probpose_ros.predictive import Mixture, Ranking, predictive_maps
+from probpose_ros.skeleton import FLIP_INDEX, JOINT_TYPES, NUM_KEYPOINTS
+from probpose_ros.types import KeypointState, RegionKind
+from probpose_ros.zones import person_zone
+
+LEVELS = (0.5, 0.95)
+SUBJECT = Subject("tiny", "ab" * 32, "fp32", (192, 256), GIVEN_BOXES)
+MIXTURES = (Mixture(0.05, 0.1, 2.0, 1.0), Mixture(0.1, 0.3, 4.0, 0.0))
+
+
+def example(subject: Subject = SUBJECT, **changes: object) -> Calibration:
+    """Two groups: the lower and the upper half of the quality bins. The last level of the first has too few samples."""
+    halves = [[(joint, b) for joint in JOINT_TYPES for b in bins] for bins in ((0, 1), (2, 3))]
+    thresholds = ((0.4, np.inf), (0.5, 0.9))
+    values: dict = {
+        "subject": subject, "kind": "marginal", "delta": 0.05, "levels": LEVELS,
+        "quality_edges": ((0.25, 0.5, 0.75),) * len(JOINT_TYPES),
+        "groups": tuple(
+            Group(tuple(members), 100, 900, 80, mixture, marginal, (0.6, np.inf))
+            for members, mixture, marginal in zip(halves, MIXTURES, thresholds, strict=True)
+        ),
+        "presence": Presence(
+            0.05, 0.001, tuple(np.linspace(0.3, 1, 1999).tolist()), tuple(np.linspace(0, 0.6, 99).tolist()),
+            Knots((0.0, 0.5, 1.0), (0.1, 0.4, 0.9)),
+        ),
+        "quality": Knots((0.2, 0.8), (0.3, 0.7)), "provenance": {"data": "made up"},
+    }  # fmt: skip
+    return Calibration(**{**values, **changes})
+
+
+def content(**changes: object) -> dict:
+    return json.loads(example(**changes).to_json())
+
+
+def write(path: Path, calibration: Calibration) -> str:
+    path.write_text(calibration.to_json())
+    return str(path)
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = write(tmp_path / "a.calibration.json", example())
+    found = load_calibration(path)
+    assert replace(found, sha256="") == example()
+    assert len(found.sha256) == 64 and found.id and found.sha256.startswith(found.id)
+
+
+BROKEN = [
+    (lambda c: c.update(format_version=2), "format_version 2; this version reads 1"),
+    (lambda c: c.update(extra=1), "unknown .*extra"),
+    (lambda c: c.pop("presence"), "presence missing"),
+    (lambda c: c.update(levels=[0.5, 1.0]), "levels must lie between 0 and 1, got 1.0"),
+    (lambda c: c.update(levels=[0.5, -0.1]), "levels must lie between 0 and 1"),
+    (lambda c: c.update(levels=[0.95, 0.5]), "levels must rise"),
+    (lambda c: c.update(levels=[0.5]), "2 thresholds for 1 levels"),
+    (lambda c: c.update(levels=[]), "levels must not be empty"),
+    (lambda c: c.update(kind="safe"), "kind must be one of marginal, pac"),
+    (lambda c: c.update(delta=0), "delta must lie between 0 and 1"),
+    (lambda c: c.update(delta=True), "delta must be a number"),
+    (lambda c: c.update(delta=10**400), "delta must be a number"),
+    (lambda c: c["subject"].update(input_size=[192]), "input_size must be a list of 2"),
+    (lambda c: c["subject"].update(model_sha256=None), "model_sha256 must be text"),
+    (lambda c: c["groups"].pop(), "exactly one group"),
+    (lambda c: c["groups"].append(c["groups"][0]), "exactly one group"),
+    (lambda c: c["groups"][0]["members"].append(["nose", 0]), "exactly one group"),
+    (lambda c: c["groups"][0]["members"].append(["tail", 0]), "must be one of nose"),
+    (lambda c: c["groups"][0].update(marginal=[0.9, 0.4]), "marginal must rise"),
+    (lambda c: c["groups"][0]["mixture"].update(mirror=0.6, tail=0.4), r"mirror \+ tail must be below 1"),
+    (lambda c: c["groups"][0]["mixture"].update(tail_width=0), "tail_width must lie in"),
+    (lambda c: c["quality_edges"][0].reverse(), "quality_edges must rise"),
+    (lambda c: c["quality_edges"].pop(), "quality_edges must be a list of 9"),
+    (lambda c: c["presence"]["in_scores"].reverse(), "in_scores must rise"),
+    (lambda c: c["presence"].update(out_scores=[1.5]), "out_scores must lie in 0 .. 1"),
+    (lambda c: c["quality"].update(x=[0.5]), "1 x for 2 y"),
+    (lambda c: c["quality"].update(y=[0.7, 0.3]), "y must rise"),
+    (lambda c: c["provenance"].update(data=3), "data must be text"),
+]
+
+
+@pytest.mark.parametrize("change, words", BROKEN, ids=[words for _, words in BROKEN])
+def test_refused(change, words):
+    values = content()
+    change(values)
+    with pytest.raises(CalibrationError, match=words) as error:
+        parse(values)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "not JSON"), ("[1, 2", "not JSON"), ("[]", "must be an object"), ("null", "must be an object"),
+        ("\xff", "not JSON"), ("[" * 100_000, "not JSON"),
+        (example().to_json().replace('"delta": 0.05', '"delta": NaN'), "NaN is not a number"),
+        (example().to_json().replace('"delta": 0.05', '"delta": 1e999'), "delta must be a number"),
+        (" " * (MAX_BYTES + 1), f"at most {MAX_BYTES}"),
+    ],
+    ids=["empty", "cut", "list", "null", "bytes", "deep", "nan", "inf", "large"],
+)  # fmt: skip
+def test_refused_files_are_named(tmp_path, text, words):
+    path = tmp_path / "bad.calibration.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CalibrationError, match=words) as error:
+        load_calibration(path)
+    assert str(path) in str(error.value)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_changed_file_is_read_or_refused_and_nothing_else(data):
+    values = content()
+    place, key = None, None
+    where = values
+    while isinstance(where, (dict, list)) and len(where):
+        keys = sorted(where) if isinstance(where, dict) else range(len(where))
+        place, key = where, data.draw(st.sampled_from(list(keys)))
+        if data.draw(st.booleans()):
+            break
+        where = place[key]
+    place[key] = data.draw(JUNK)
+    try:
+        calibration = parse(copy.deepcopy(values))
+    except CalibrationError:
+        return
+    # What was accepted works.
+    rng = np.random.default_rng(0)
+    states = calibration.presence.states(np.linspace(0, 1, NUM_KEYPOINTS))
+    quality = np.linspace(0, 1, NUM_KEYPOINTS)
+    regions = calibration.regions(random_maps(rng), quality, states, random_transform(rng), CODEC, calibration.levels)
+    assert np.isfinite(regions.areas[states != KeypointState.OUT]).all()
+    parse(json.loads(calibration.to_json()))
+
+
+IN = np.full(NUM_KEYPOINTS, KeypointState.IN, np.uint8)
+
+
+def test_regions_are_the_cells_of_the_scores_and_exports_contain_them():
+    rng = np.random.default_rng(5)
+    calibration = example()
+    for _ in range(8):
+        maps, transform, quality = random_maps(rng), random_transform(rng), rng.random(NUM_KEYPOINTS)
+        regions = calibration.regions(maps, quality, IN, transform, CODEC, LEVELS)
+        assert regions.kind == RegionKind.MARGINAL
+        cell_area = transform.window_size.prod() / (47 * 63)
+        for k in range(NUM_KEYPOINTS):
+            group = int(quality[k] >= 0.5)
+            predictive = predictive_maps(maps[k : k + 1], maps[FLIP_INDEX[k]][None], np.array([MIXTURES[group]]))
+            score = Ranking(predictive)
+            score = score.above[0][score.bins[0]]
+            for level, threshold in enumerate(calibration.groups[group].marginal):
+                y, x = np.nonzero(score <= threshold)
+                corners = cell_corners(np.column_stack([x, y]), transform)
+                assert regions.areas[k, level] == pytest.approx(len(x) * cell_area, rel=1e-4)
+                assert in_ellipse(corners, regions.ellipses[k, level]).all()
+                assert in_convex(corners, regions.polygons[k][level]).all()
+                assert regions.valid[k, level] == np.isfinite(threshold)
+
+
+def test_too_few_samples_is_the_whole_window_and_not_valid():
+    rng = np.random.default_rng(6)
+    transform = random_transform(rng)
+    regions = example().regions(random_maps(rng), np.zeros(NUM_KEYPOINTS), IN, transform, CODEC, LEVELS)
+    assert regions.valid[:, 0].all() and not regions.valid[:, 1].any()
+    whole = transform.window_size.prod() * 48 * 64 / (47 * 63)
+    np.testing.assert_allclose(regions.areas[:, 1], whole, rtol=1e-4)
+
+
+def test_kind_pac_uses_its_thresholds():
+    rng = np.random.default_rng(7)
+    maps, transform, quality = random_maps(rng), random_transform(rng), np.ones(NUM_KEYPOINTS)
+    marginal = example().regions(maps, quality, IN, transform, CODEC, [0.5])
+    pac = example(kind="pac").regions(maps, quality, IN, transform, CODEC, [0.5])
+    assert pac.kind == RegionKind.PAC and (pac.areas >= marginal.areas).all() and (pac.areas > marginal.areas).any()
+
+
+@pytest.mark.parametrize("fault", ["nan map", "mass", "out", "unknown", "nan quality"])
+def test_what_is_not_known_is_not_valid(fault):
+    rng = np.random.default_rng(8)
+    maps, transform = random_maps(rng), random_transform(rng)
+    quality, states = np.full(NUM_KEYPOINTS, 0.9, np.float32), IN.copy()
+    if fault == "nan map":
+        maps[3] = np.nan
+    elif fault == "mass":
+        maps[3] *= 1.01
+    elif fault == "nan quality":
+        quality[3] = np.nan
+    else:
+        states[3] = KeypointState.OUT if fault == "out" else KeypointState.UNKNOWN
+    regions = example().regions(maps, quality, states, transform, CODEC, LEVELS)
+    assert not regions.valid[3].any() and np.delete(regions.valid, 3, 0).all()
+    if fault != "unknown":
+        assert np.isnan(regions.areas[3]).all() and np.isnan(regions.ellipses[3]).all()
+        assert [len(polygon) for polygon in regions.polygons[3]] == [0, 0]
+
+
+def test_states_are_what_is_not_rejected():
+    presence = example().presence
+    # In scores lie from 0.3 to 1, out scores from 0 to 0.6.
+    values = np.array([1.0, 0.7, 0.5, 0.31, 0.2, np.nan], np.float32)
+    names = ["IN", "IN", "IN_OR_OUT", "IN_OR_OUT", "OUT", "UNKNOWN"]
+    assert [KeypointState(s).name for s in presence.states(values)] == names
+    # Neither like the ones nor like the others.
+    odd = replace(presence, in_scores=(0.9,) * 1999, out_scores=(0.1,) * 99)
+    assert odd.states(np.array([0.5]))[0] == KeypointState.UNKNOWN
+    # 998 samples cannot show that something happens less often than once in 1000: nothing is dropped.
+    assert KeypointState.OUT not in replace(presence, in_scores=(0.9,) * 998).states(values)
+    assert KeypointState.OUT not in replace(presence, drop=0.0).states(values)
+    # Without any example of a joint out of the window, OUT is never excluded.
+    assert (replace(presence, out_scores=()).states(values[:3]) == KeypointState.IN_OR_OUT).all()
+
+
+def test_unknown_levels_are_refused():
+    with pytest.raises(CalibrationError, match=r"levels \[0.7\]: calibrated are 0.5, 0.95"):
+        example().columns([0.7])
+
+
+@pytest.fixture
+def config(tiny_detector_model, tiny_pose_model) -> PipelineConfig:
+    return PipelineConfig(detector=str(tiny_detector_model), model=str(tiny_pose_model), threads=1)
+
+
+IMAGE = person_image((40, 40, 100, 200))
+
+
+def test_pipeline_gives_calibrated_regions_presence_and_quality(config, tmp_path):
+    plain = Pipeline(config)
+    path = write(tmp_path / "a.calibration.json", example(plain.subject))
+    pipeline = Pipeline(replace(config, calibration=path))
+    assert pipeline.calibration_error == "" and pipeline.calibration.id
+    (before,), (after,) = plain(IMAGE).people, pipeline(IMAGE).people
+    assert after.regions.kind == RegionKind.MARGINAL and before.regions.kind == RegionKind.UNKNOWN
+    low = pipeline.calibration.group_of(np.zeros(NUM_KEYPOINTS, int), before.quality) == 0
+    assert after.regions.valid[:, 0].all() and (after.regions.valid[:, 1] == ~low).all()
+    np.testing.assert_allclose(after.presence, np.interp(before.presence, [0, 0.5, 1], [0.1, 0.4, 0.9]), rtol=1e-5)
+    np.testing.assert_allclose(after.quality, np.interp(before.quality, [0.2, 0.8], [0.3, 0.7]), rtol=1e-5)
+    np.testing.assert_array_equal(after.states, example().presence.states(before.presence))
+    np.testing.assert_array_equal(after.keypoints, before.keypoints)
+
+
+def foreign(subject: Subject, what: str) -> Subject:
+    changes = {"model_sha256": "cd" * 32, "precision": "fp16", "input_size": (96, 128), "detector": GIVEN_BOXES}
+    return replace(subject, **{what: changes[what]})
+
+
+@pytest.mark.parametrize("fault", ["model_sha256", "precision", "input_size", "detector", "levels", "missing", "junk"])
+def test_a_calibration_that_does_not_fit_leaves_nothing_valid_and_the_pipeline_running(config, tmp_path, fault, caplog):
+    subject, path = Pipeline(config).subject, tmp_path / "a.calibration.json"
+    if fault == "junk":
+        path.write_text("{}")
+    elif fault == "levels":
+        write(path, example(subject, levels=(0.4, 0.9)))
+    elif fault != "missing":
+        write(path, example(foreign(subject, fault)))
+    pipeline = Pipeline(replace(config, calibration=str(path)))
+    assert pipeline.calibration is None
+    words = {"missing": "no such calibration file", "junk": "format_version", "levels": "calibrated are 0.4, 0.9"}
+    assert words.get(fault, f"calibrated for {fault}") in pipeline.calibration_error
+    assert str(path) in pipeline.calibration_error and pipeline.calibration_error in caplog.text
+    (person,) = pipeline(IMAGE).people
+    assert (person.states == KeypointState.UNKNOWN).all()
+    assert person.regions.kind == RegionKind.UNKNOWN and not person.regions.valid.any()
+    zone = person_zone(person)
+    assert not zone.valid
+
+
+def test_a_model_without_maps_cannot_be_calibrated(config, tmp_path):
+    config = replace(config, model=str(write_tiny_pose(tmp_path / "plain.onnx", probmap=False)))
+    path = write(tmp_path / "a.calibration.json", example(Pipeline(config).subject))
+    assert "--with-probmap" in Pipeline(replace(config, calibration=path)).calibration_error
+
+
+def test_every_quality_has_a_bin():
+    calibration = example()
+    quality = np.array([0, 0.25, 0.5, 0.75, 1, 0.2499])
+    assert calibration.group_of(np.zeros(6, int), quality).tolist() == [0, 0, 1, 1, 1, 0]
+    assert QUALITY_BINS == 4

@@ -1,0 +1,302 @@
+"""What calibrated regions cover on photographs that did not calibrate them: measured over many reshuffles."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta
+from tqdm import tqdm
+
+from probpose_ros.calibration import QUALITY_BINS, SUFFIX, Calibration, Subject, quality_bin
+from probpose_ros.regions import covariances
+from probpose_ros.serialize import to_json
+from probpose_ros.skeleton import JOINT_TYPES
+from probpose_ros.types import KeypointState
+from probpose_training.calibrate import TEST, Likelihoods, Settings, calibrate, quality_edges, split
+from probpose_training.calibration_baselines import Ellipses, calibrated
+from probpose_training.calibration_samples import Samples
+from probpose_training.crop_augmentation import OCCLUDED, OUTSIDE_IMAGE, VISIBLE
+from probpose_training.metrics import binary
+from probpose_training.metrics.bootstrap import bootstrap
+from probpose_training.temperature import TEMPERATURES, MapMass, Temperatures
+
+OURS = "ours"
+STRATUM_LEVEL = 0.95
+SMALL_BOX = 96**2  # px^2
+
+
+def zero_share(samples: Samples) -> dict[str, Any]:
+    """Share of present keypoints whose true cell has probability exactly 0: what no mass threshold can hold."""
+    rows = np.flatnonzero(samples.present)
+    cells = samples.cells[rows]
+    zero = samples.own(rows)[np.arange(len(rows)), cells[:, 1], cells[:, 0]] == 0
+
+    def shares(group: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        return {
+            name: {"n": int((group == g).sum()), "share": float(zero[group == g].mean())}
+            for g, name in enumerate(names) if (group == g).any()
+        }  # fmt: skip
+
+    types = samples.joint_type[rows]
+    bins = quality_bin(quality_edges(types, samples.quality[rows]), types, samples.quality[rows])
+    return {
+        "n": len(rows), "share": float(zero.mean()),
+        "joints": shares(types, JOINT_TYPES),
+        "quality": shares(bins, [f"quality quarter {b + 1}" for b in range(QUALITY_BINS)]),
+    }  # fmt: skip
+
+
+def coverage(
+    samples: Samples, likelihoods: Likelihoods, settings: Settings, subject: Subject, reshuffles: int
+) -> dict[str, Any]:  # fmt: skip
+    """Every method on the TEST part of every reshuffle, and the intervals of ours."""
+    rows = np.flatnonzero(samples.present)
+    levels, truth = settings.levels, samples.cells[rows]
+    own = samples.own(rows)
+    types, photographs = samples.joint_type[rows], samples.photograph[rows]
+    box_share = (samples.cell_px / samples.box_px)[samples.person[rows]]
+    window = own[0].size
+    raw = MapMass(own, truth, levels)
+    temperature = None if samples.logits is None else Temperatures(samples.logits[rows], truth, levels)
+    balls = Ellipses(samples, rows, np.broadcast_to(np.eye(2), (len(rows), 2, 2)))
+    ellipses = Ellipses(samples, rows, covariances(own))
+
+    totals: dict[str, _Total] = {}
+    pooled: list[np.ndarray] = []
+    presence = _PresenceTotal(samples)
+    first: tuple[float, float, int] = (math.nan, math.nan, 0)
+    chosen: list[int] = []
+    for seed in tqdm(range(reshuffles), unit="reshuffle", desc="coverage"):
+        part = split(int(samples.photograph.max()) + 1, seed)
+        calibration = calibrate(samples, likelihoods, part, settings, subject)
+        here = part[photographs]
+        test = np.flatnonzero(here == TEST)
+        group = calibration.group_of(types, samples.quality[rows])
+        answers = {OURS: calibrated(samples, rows[test], calibration)}
+        answers["raw map mass"] = raw.held[test], raw.cells[test]
+        if temperature:
+            best = temperature.best(np.flatnonzero(here != TEST))
+            chosen.append(best)
+            mass = temperature.masses[best]
+            answers["temperature scaling (paper)"] = mass.held[test], mass.cells[test]
+        answers["conformal ball"] = balls(here, types, levels)
+        answers["conformal ball, groups of ours"] = balls(here, group, levels)
+        answers["conformal ellipse"] = ellipses(here, types, levels)
+        for name, (held, cells) in answers.items():
+            totals.setdefault(name, _Total(len(rows), len(levels))).add(test, held, cells, window)
+        held = answers[OURS][0]
+        pooled.append(held.mean(axis=0))
+        if seed == 0:
+            first = _one_per_photograph(held[:, _nearest(levels)], photographs[test])
+        presence.add(part, calibration)
+
+    methods = {name: total.table(levels, box_share) for name, total in totals.items()}
+    share = totals[OURS].share()
+    spread = np.quantile(pooled, [0.025, 0.975], axis=0)
+    intervals = _intervals(share, photographs, levels)
+    return {
+        "keypoints": len(rows), "photographs": len(np.unique(samples.photograph)), "reshuffles": reshuffles,
+        "persons": samples.persons, "persons_without_box": samples.persons - len(samples.maps),
+        "levels": list(levels), "zeros": zero_share(samples), "methods": methods,
+        "spread": {str(level): spread[:, i].tolist() for i, level in enumerate(levels)},
+        "ci95": {str(level): list(intervals[str(level)]) for level in levels},
+        "one_keypoint_per_photograph": {
+            "level": levels[_nearest(levels)], "ci95": list(first[:2]), "photographs": first[2],
+        },
+        "strata": _strata(samples, rows, share[:, _nearest(levels)], totals[OURS], box_share, _nearest(levels)),
+        "temperatures": [TEMPERATURES[i] for i in chosen], "presence": presence.table(settings),
+    }  # fmt: skip
+
+
+class _Total:
+    """Sums over reshuffles, for every keypoint."""
+
+    def __init__(self, n: int, levels: int) -> None:
+        self.held, self.cells, self.whole, self.count = *np.zeros((3, n, levels)), np.zeros((n, 1))
+
+    def add(self, test: np.ndarray, held: np.ndarray, cells: np.ndarray, window: int) -> None:
+        self.held[test] += held
+        self.cells[test] += cells
+        self.whole[test] += cells >= window
+        self.count[test] += 1
+
+    def share(self) -> np.ndarray:
+        """(N, L) how often each keypoint was held when it was in TEST; NaN if it never was."""
+        with np.errstate(invalid="ignore"):
+            return self.held / self.count
+
+    def table(self, levels: Sequence[float], box_share: np.ndarray) -> dict[str, dict[str, float]]:
+        """By level: coverage over all draws, area relative to the box, share of whole windows."""
+        total = self.count.sum()
+        with np.errstate(invalid="ignore"):
+            area = self.cells / self.count * box_share[:, None]
+        return {
+            str(level): {
+                "coverage": float(self.held[:, i].sum() / total),
+                "mean_area_per_box": float(np.nansum(self.cells[:, i] * box_share) / total),
+                "median_area_per_box": float(np.nanmedian(area[:, i])),
+                "whole_window": float(self.whole[:, i].sum() / total),
+            }
+            for i, level in enumerate(levels)
+        }
+
+
+class _PresenceTotal:
+    """Presence on TEST, after calibration."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.figures: list[dict[str, float]] = []
+        self.dropped = self.missed = self.inside = self.outside = 0
+
+    def add(self, part: np.ndarray, calibration: Calibration) -> None:
+        test = part[self.samples.photograph] == TEST
+        present, raw = self.samples.present[test], self.samples.presence[test]
+        states, probability = calibration.presence.states(raw), calibration.presence.reliability(raw)
+        self.dropped += int((states[present] == KeypointState.OUT).sum())
+        self.missed += int((states[~present] == KeypointState.IN).sum())
+        self.inside += int(present.sum())
+        self.outside += int((~present).sum())
+        p = np.clip(probability, 1e-6, 1 - 1e-6)
+        self.figures.append({
+            "auroc": binary.auroc(present, raw), "brier": binary.brier(present, probability),
+            "brier_raw": binary.brier(present, raw),
+            "nll": float(-np.where(present, np.log(p), np.log(1 - p)).mean()),
+            "ece": binary.reliability(present, probability).error, "ece_raw": binary.reliability(present, raw).error,
+            "ece_of_perfect_calibration": binary.chance_error(probability, draws=20),
+        })  # fmt: skip
+
+    def table(self, settings: Settings) -> dict[str, float]:
+        means = {name: float(np.nanmean([row[name] for row in self.figures])) for name in self.figures[0]}
+        n_in, n_out = int(self.samples.present.sum()), int((~self.samples.present).sum())
+        rate = self.dropped / max(self.inside, 1)
+        return {
+            **means, "in": n_in, "out": n_out, "alpha": settings.alpha, "drop": settings.drop,
+            "dropped_given_present": rate,
+            # As if the keypoints were independent, which they are not: the bound is no better than this.
+            "dropped_upper_bound": clopper_pearson(round(rate * n_in), n_in)[1],
+            "called_in_given_absent": self.missed / max(self.outside, 1),
+        }  # fmt: skip
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share.
+
+    >>> [round(v, 4) for v in clopper_pearson(0, 10)]
+    [0.0, 0.3085]
+    """
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    return low, high
+
+
+def _nearest(levels: Sequence[float]) -> int:
+    return int(np.abs(np.array(levels) - STRATUM_LEVEL).argmin())
+
+
+def _one_per_photograph(held: np.ndarray, photographs: np.ndarray) -> tuple[float, float, int]:
+    """Clopper-Pearson interval from one random keypoint of each photograph, and their number."""
+    order = np.random.default_rng(0).permutation(len(held))
+    _, first = np.unique(photographs[order], return_index=True)
+    drawn = held[order[first]]
+    return *clopper_pearson(int(drawn.sum()), len(drawn)), len(drawn)
+
+
+def _intervals(share: np.ndarray, photographs: np.ndarray, names: Sequence[object]) -> dict[str, tuple[float, float]]:
+    """Bootstrap over photographs of the mean of each column."""
+    used = np.isfinite(share).all(axis=1)
+    number = np.unique(photographs[used], return_inverse=True)[1]
+    sums = np.zeros((number.max() + 1, share.shape[1]))
+    np.add.at(sums, number, share[used])
+    counts = np.bincount(number)
+
+    def statistic(drawn: np.ndarray) -> dict[str, float]:
+        means = sums[drawn].sum(axis=0) / counts[drawn].sum()
+        return {str(name): float(value) for name, value in zip(names, means, strict=True)}
+
+    return bootstrap(statistic, list(range(len(counts))))
+
+
+def _strata(
+    samples: Samples, rows: np.ndarray, share: np.ndarray, total: _Total, box_share: np.ndarray, column: int
+) -> list[dict[str, Any]]:
+    """Coverage of ours at STRATUM_LEVEL by joint, quality, visibility and size, with intervals over photographs."""
+    types, quality, visibility = samples.joint_type[rows], samples.quality[rows], samples.visibility[rows]
+    bins = quality_bin(quality_edges(types, quality), types, quality)
+    masks = {name: types == t for t, name in enumerate(JOINT_TYPES)}
+    masks |= {f"quality quarter {b + 1}": bins == b for b in range(QUALITY_BINS)}
+    masks |= {"visible": visibility == VISIBLE, "occluded": visibility == OCCLUDED}
+    masks |= {"outside the image, in the window": visibility == OUTSIDE_IMAGE}
+    masks |= {"small box": samples.box_px[samples.person[rows]] < SMALL_BOX}
+    with np.errstate(invalid="ignore"):
+        area = (total.cells / total.count)[:, column] * box_share
+        whole = (total.whole / total.count)[:, column]
+    table = []
+    for name, mask in masks.items():
+        mask = mask & np.isfinite(share)
+        if mask.any():
+            (interval,) = _intervals(share[mask, None], samples.photograph[rows[mask]], ["value"]).values()
+            table.append({
+                "stratum": name, "n": int(mask.sum()), "photographs": len(np.unique(samples.photograph[rows[mask]])),
+                "coverage": float(share[mask].mean()), "ci95": list(interval),
+                "mean_area_per_box": float(area[mask].mean()), "whole_window": float(whole[mask].mean()),
+            })  # fmt: skip
+    return table
+
+
+def write_report(calibration: Path, report: dict[str, Any]) -> Path:
+    """``F.report.json`` beside ``F.calibration.json``."""
+    path = calibration.with_name(calibration.name.removesuffix(SUFFIX) + ".report.json")
+    path.write_text(json.dumps(json.loads(to_json(report)), indent=1) + "\n")
+    return path
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The tables, as text."""
+    levels = report["levels"]
+    strata = levels[_nearest(levels)]
+    print(
+        f"{report['model']} ({report['boxes']}) on {report['data']}: {report['keypoints']} keypoints in the window, "
+        f"{report['photographs']} photographs, {report['reshuffles']} reshuffles; "
+        f"{report['persons_without_box']} of {report['persons']} people without a box, covered by nothing"
+    )
+    zeros = report["zeros"]
+    print(f"truth in exact zeros of the map: {zeros['share']:.1%} of {zeros['n']}")
+    for name, row in (zeros["joints"] | zeros["quality"]).items():
+        print(f"  {name:34s} {row['share']:6.1%} of {row['n']}")
+    print(f"\ncoverage in percent{'':18s}" + "".join(f"{100 * level:8g}" for level in levels) + "   area/box  whole")
+    for name, table in report["methods"].items():
+        row = table[str(strata)]
+        values = "".join(f"{100 * table[str(level)]['coverage']:8.1f}" for level in levels)
+        print(f"  {name:35s}{values}   {row['mean_area_per_box']:8.3f} {row['whole_window']:6.1%}")
+    for name, key in (("95 % interval over photographs", "ci95"), ("95 % of the reshuffles lie in", "spread")):
+        values = "".join(f"{100 * low:9.1f}..{100 * high:.1f}" for low, high in report[key].values())
+        print(f"  {name:31s}{values}")
+    single = report["one_keypoint_per_photograph"]
+    print(
+        f"  {single['level']:g}, one keypoint of each of {single['photographs']} test photographs of one split: "
+        f"{single['ci95'][0]:.1%} .. {single['ci95'][1]:.1%} (Clopper-Pearson)"
+    )
+    print(f"\nours at {strata:g}{'':26s}     n  coverage  95 % interval   area/box  whole")
+    for row in report["strata"]:
+        low, high = row["ci95"]
+        print(
+            f"  {row['stratum']:34s}{row['n']:6d}  {row['coverage']:8.1%}  {low:5.1%} .. {high:5.1%}"
+            f"   {row['mean_area_per_box']:8.3f} {row['whole_window']:6.1%}"
+        )
+    p = report["presence"]
+    print(
+        f"\npresence ({p['in']} in, {p['out']} out of the window): AUROC {p['auroc']:.3f}, "
+        f"Brier {p['brier_raw']:.4f} -> {p['brier']:.4f}, "
+        f"ECE {p['ece_raw']:.4f} -> {p['ece']:.4f} ({p['ece_of_perfect_calibration']:.4f} if perfect), "
+        f"NLL {p['nll']:.4f}\n"
+        f"  called OUT though in: {p['dropped_given_present']:.2%} "
+        f"(bound {p['dropped_upper_bound']:.2%} if keypoints were independent); "
+        f"called IN though out: {p['called_in_given_absent']:.1%} (nominal {p['alpha']:g})"
+    )
