@@ -56,7 +56,7 @@ def outside(points: np.ndarray, rectangle: tuple[int, int, int, int]) -> np.ndar
     """Whether points (..., 2) in image px lie outside the kept pixels: not ``x0 <= x < x1 and y0 <= y < y1``."""
     x0, y0, x1, y1 = rectangle
     points = np.asarray(points)
-    return ~((points >= (x0, y0)) & (points < (x1, y1))).all(axis=-1)
+    return np.logical_not(((points >= (x0, y0)) & (points < (x1, y1))).all(axis=-1))
 
 
 def clip_bbox(bbox_xyxy: np.ndarray, rectangle: tuple[int, int, int, int]) -> np.ndarray:

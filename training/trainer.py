@@ -239,7 +239,7 @@ class _Log:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(out), purge_step=step + 1)
+            self.board: Any = SummaryWriter(str(out), purge_step=step + 1)
         except ImportError:
             self.board = None
 
