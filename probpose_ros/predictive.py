@@ -43,11 +43,16 @@ def predictive_maps(maps: np.ndarray, mirrored: np.ndarray, mixtures: np.ndarray
     """
     n, h, w = maps.shape
     mirror, tail, width, blur = np.asarray(mixtures, np.float32).T[:, :, None, None]
-    sharp = (1 - mirror - tail) * maps + mirror * mirrored
-    widths, index = np.unique(blur.ravel(), return_inverse=True)
-    rows, columns = (np.stack([_blur(size, float(sigma)) for sigma in widths])[index] for size in (h, w))
-    spread = rows @ sharp @ columns.transpose(0, 2, 1)
-    return spread + tail * tails(maps, width.ravel())
+    predictive = maps * (1 - mirror - tail)
+    predictive += mirror * mirrored
+    for sigma in np.unique(blur):
+        its = blur.ravel() == sigma
+        its = slice(None) if its.all() else its
+        predictive[its] = _blur(h, float(sigma)) @ predictive[its] @ _blur(w, float(sigma)).T
+    tail_map = tails(maps, width.ravel())
+    tail_map *= tail
+    predictive += tail_map
+    return predictive
 
 
 def tails(maps: np.ndarray, width: np.ndarray) -> np.ndarray:
@@ -57,8 +62,10 @@ def tails(maps: np.ndarray, width: np.ndarray) -> np.ndarray:
     rows = ((np.arange(h, dtype=np.float32) - y[:, None]) / width[:, None]) ** 2
     columns = ((np.arange(w, dtype=np.float32) - x[:, None]) / width[:, None]) ** 2
     distance = (1 + rows)[:, :, None] + columns[:, None, :]
-    tail = 1 / (distance * np.sqrt(distance))
-    return tail / tail.sum(axis=(1, 2), keepdims=True)
+    distance *= np.sqrt(distance)
+    tail = np.reciprocal(distance, out=distance)
+    tail /= tail.sum(axis=(1, 2), keepdims=True)
+    return tail
 
 
 @lru_cache(maxsize=64)
@@ -81,8 +88,10 @@ class Ranking:
         n = len(maps)
         maps = np.ascontiguousarray(maps, np.float32)
         self.bins = np.maximum((maps.view(np.int32) >> _SHIFT) - _LOWEST, 0)
-        self._ids = (self.bins.reshape(n, -1) + BINS * np.arange(n, dtype=np.int32)[:, None]).ravel()
-        mass = np.bincount(self._ids, maps.ravel(), n * BINS).reshape(n, BINS)
+        # Map by map: small arrays stay in the cache, and their memory is not fetched anew from the system.
+        mass = np.empty((n, BINS))
+        for row, bins, values in zip(mass, self.bins, maps):
+            row[:] = np.bincount(bins.ravel(), values.ravel(), BINS)
         self.above = np.zeros((n, BINS))
         self.above[:, :-1] = mass[:, :0:-1].cumsum(axis=1)[:, ::-1]
 
@@ -93,12 +102,11 @@ class Ranking:
 
     def lowest(self, thresholds: np.ndarray) -> np.ndarray:
         """(N, L) the lowest step that belongs to the region of each threshold (N, L); infinity gives 0: every cell."""
-        return (self.above[:, None] > np.asarray(thresholds)[..., None]).sum(axis=-1)
+        return np.count_nonzero(self.above[:, None] > np.asarray(thresholds)[..., None], axis=-1)
 
     def counts(self, thresholds: np.ndarray) -> np.ndarray:
         """(N, L) the number of cells of each region."""
-        n = len(self.bins)
-        cells = np.bincount(self._ids, minlength=n * BINS).reshape(n, BINS)
+        cells = np.array([np.bincount(bins.ravel(), minlength=BINS) for bins in self.bins])
         return np.take_along_axis(cells[:, ::-1].cumsum(axis=1)[:, ::-1], self.lowest(thresholds), axis=1)
 
     def inside(self, thresholds: np.ndarray) -> np.ndarray:

@@ -129,12 +129,14 @@ def _moments(item: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray
 
 def covariances(probmap: np.ndarray) -> np.ndarray:
     """(K, 2, 2) of maps (K, h, w), map px; a cell's mass is spread over its unit square."""
-    probmap = probmap.astype(np.float64)
-    x, y = np.arange(probmap.shape[2]), np.arange(probmap.shape[1])
-    rows, columns = probmap.sum(axis=2), probmap.sum(axis=1)
-    total = rows.sum(axis=1)
-    mean_x, mean_y, xx, yy = np.array([columns @ x, rows @ y, columns @ x**2, rows @ y**2]) / total
-    return _spread(mean_x, mean_y, xx, (probmap @ x) @ y / total, yy)
+    _, h, w = probmap.shape
+    # Coordinates about the middle, so that float32 is exact enough for the products over rows.
+    x, y = np.arange(w) - (w - 1) / 2, np.arange(h) - (h - 1) / 2
+    rows = (probmap @ np.column_stack([np.ones(w), x, x * x]).astype(np.float32)).astype(np.float64)  # (K, h, 3)
+    sums = np.stack([np.ones(h), y, y * y]) @ rows  # (K, 3, 3): of y^i x^j
+    total, sum_x, sum_xx = sums[:, 0].T
+    sum_y, sum_xy, sum_yy = sums[:, 1, 0], sums[:, 1, 1], sums[:, 2, 0]
+    return _spread(sum_x / total, sum_y / total, sum_xx / total, sum_xy / total, sum_yy / total)
 
 
 def _spread(mean_x: np.ndarray, mean_y: np.ndarray, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> np.ndarray:

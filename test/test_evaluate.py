@@ -10,12 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from test_calibration import example
 from test_coco import coco, person
 from tiny_models import person_image
 
+from probpose_ros.calibration import CalibrationError, load_calibration
 from probpose_ros.config import PipelineConfig
 from probpose_ros.pipeline import Pipeline
-from probpose_ros.types import Detections
+from probpose_ros.types import Detections, RegionKind
 from probpose_training import evaluate as evaluation
 from probpose_training.coco import CocoError, parse_coco, read_coco
 from probpose_training.commands import evaluate as command
@@ -94,7 +96,7 @@ def test_annotated_boxes(with_annotated_boxes, dataset: tuple[Path, Path]) -> No
         assert result["bbox"] == [x0, y0, x1 - x0, y1 - y0]
         assert len(result["regions"]) == 17
         region = result["regions"][0][0]
-        assert set(region) == {"level", "valid", "x", "y", "semi_major", "semi_minor", "theta", "area"}
+        assert set(region) == {"level", "kind", "valid", "x", "y", "semi_major", "semi_minor", "theta", "area"}
         assert region["level"] == 0.5 and region["valid"] is False and region["area"] > 0
     # The file on disk, scored by pycocotools alone, gives the figure of the report.
     content = read_coco(dataset[0]).for_evaluation(set(BOXES))
@@ -137,6 +139,22 @@ def test_boxes_of_a_file(run, tmp_path: Path) -> None:
         (tmp_path / "boxes.json").write_text(bad)
         with pytest.raises(CocoError, match="boxes.json: must be a list of objects with image_id"):
             run("--boxes", str(tmp_path / "boxes.json"))
+
+
+def test_regions_of_a_calibration(run, with_annotated_boxes, tiny_pose_model: Path, tmp_path: Path) -> None:
+    subject = Pipeline(PipelineConfig(model=str(tiny_pose_model)), evaluation.GivenBoxes({})).subject
+    path = tmp_path / "a.calibration.json"
+    middle = float(np.median([result["quality"] for result in with_annotated_boxes[1]]))
+    path.write_text(example(subject, quality_edges=((0.0, middle, 1.0),) * 9).to_json())
+    metrics, results, _ = run("--calibration", str(path))
+    assert metrics["calibration"] == load_calibration(path).sha256
+    regions = [regions for result in results for regions in result["regions"]]
+    assert all([region["level"] for region in its] == [0.5, 0.95] for its in regions)
+    assert all(its[0]["kind"] == RegionKind.MARGINAL and its[0]["valid"] and its[0]["area"] > 0 for its in regions)
+    # The made-up calibration has too few samples for the higher level in the lower quality bins.
+    assert {its[1]["valid"] for its in regions} == {False, True}
+    with pytest.raises(CalibrationError, match="calibrated for detector 'gt boxes'"):
+        run("--calibration", str(path), "--boxes", "detector")
 
 
 def test_report_has_everything_in_it(with_annotated_boxes) -> None:

@@ -62,7 +62,7 @@ class Samples:
     def present(self) -> np.ndarray:
         """(N,) bool: the truth lies in one of the map's cells."""
         h, w = self.maps.shape[2:]
-        return np.logical_and(self.cells >= 0, self.cells < (w, h)).all(axis=1)
+        return ((self.cells >= 0) & (self.cells < (w, h))).all(axis=1)  # type: ignore[return-value]
 
     def own(self, rows: np.ndarray) -> np.ndarray:
         """(n, h, w) maps of these keypoints."""

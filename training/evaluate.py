@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
+from probpose_ros.calibration import CalibrationError
 from probpose_ros.config import PipelineConfig
 from probpose_ros.oks import oks, oks_variance
 from probpose_ros.pipeline import Pipeline
@@ -86,20 +87,27 @@ def read_boxes(path: str | Path, image_ids: Collection[int]) -> dict[int, Detect
 class Predictions:
     """results: COCO keypoint results. frames: by image id. skipped: annotated persons in unreadable images, by reason.
     unknown: keypoints whose numbers were unusable; they are written as (0, 0) with presence 0.
+    calibration: sha256 of its file, empty without one.
     """
 
     results: list[dict]
     frames: dict[int, FrameResult]
     skipped: Counter[str]
     unknown: int
+    calibration: str = ""
 
 
 def predict(
     dataset: CocoKeypoints, images: str | Path, config: PipelineConfig, boxes: dict[int, Detections] | None
 ) -> Predictions:
-    """Run the pipeline on every image of the set; ``boxes`` None: its own detector."""
+    """Run the pipeline on every image of the set; ``boxes`` None: its own detector.
+
+    A calibration that does not fit is refused here: the pipeline would run on, and nothing would be valid.
+    """
     given = GivenBoxes(boxes) if boxes is not None else None
     pipeline = Pipeline(config, given)
+    if pipeline.calibration_error:
+        raise CalibrationError(pipeline.calibration_error)
     results: list[dict] = []
     frames: dict[int, FrameResult] = {}
     skipped: Counter[str] = Counter()
@@ -118,7 +126,8 @@ def predict(
         unknown += sum(int((~np.isfinite(person.keypoints).all(axis=-1)).sum()) for person in frame.people)
     if not frames:
         raise CocoError(f"{images}: none of the {len(dataset.images)} images can be read")
-    return Predictions(results, frames, skipped, unknown)
+    calibration = pipeline.calibration.sha256 if pipeline.calibration else ""
+    return Predictions(results, frames, skipped, unknown, calibration)
 
 
 def to_result(person: Person, image_id: int) -> dict:
@@ -147,6 +156,7 @@ def _regions(person: Person) -> list[list[dict]]:
         [
             {
                 "level": float(level),
+                "kind": int(regions.kind),
                 "valid": bool(regions.valid[k, j]),
                 **dict(zip(names, regions.ellipses[k, j].astype(float).tolist(), strict=True)),
                 "area": float(regions.areas[k, j]),

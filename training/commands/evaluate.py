@@ -20,6 +20,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="people's boxes: annotated, detected, or COCO detection results (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--calibration", default=defaults.calibration, metavar="C",
+        help="calibration of this model and these boxes; the regions of results.json are then valid, at its levels",
+    )  # fmt: skip
+    parser.add_argument(
         "--bootstrap", type=int, default=1000, metavar="N", help="draws for the intervals (default: %(default)s)"
     )
     parser.set_defaults(run=run)
@@ -27,8 +31,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import json
+    from dataclasses import replace
     from pathlib import Path
 
+    from probpose_ros.calibration import find_calibration, load_calibration
     from probpose_ros.config import PipelineConfig
     from probpose_ros.serialize import to_json
     from probpose_training import evaluate as evaluation
@@ -46,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         boxes = None if args.boxes == "detector" else evaluation.read_boxes(args.boxes, dataset.images)
     config = PipelineConfig(model=args.model, detector=args.detector)
+    if args.calibration:
+        levels = load_calibration(find_calibration(args.calibration)).levels
+        config = replace(config, calibration=args.calibration, levels=list(levels))
 
     predictions = evaluation.predict(dataset, args.images, config, boxes)
     measurement = evaluation.measure(dataset, list(predictions.frames), predictions.results, args.bootstrap)
@@ -55,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         detector=args.detector if boxes is None else "",
         boxes=args.boxes,
+        calibration=predictions.calibration,
         annotations=Path(args.annotations).name,
         skipped=skipped,
         unknown_keypoints=predictions.unknown,
