@@ -81,6 +81,8 @@ class Pipeline:
                 row += 1
             people.sort(key=lambda person: -person.score)
             state = FrameState.OK if people else FrameState.NO_PERSON_DETECTED
+            if self.calibration_error:
+                state = FrameState.UNKNOWN
             frames.append(FrameResult(tuple(people), image.shape[1], image.shape[0], state, clock.stage_ms))
         clock.lap("regions")
         return frames
@@ -104,6 +106,11 @@ class Pipeline:
         poses = erase_unknown(self.pose(crops))
         clock.lap("pose")
         return detections, transforms, poses
+
+    @property
+    def calibration_id(self) -> str:
+        """Empty without a calibration."""
+        return self.calibration.id if self.calibration else ""
 
     @property
     def subject(self) -> Subject:

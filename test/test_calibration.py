@@ -31,7 +31,7 @@ from probpose_ros.config import PipelineConfig
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.predictive import Mixture, Ranking, predictive_maps
 from probpose_ros.skeleton import FLIP_INDEX, JOINT_TYPES, NUM_KEYPOINTS
-from probpose_ros.types import KeypointState, RegionKind
+from probpose_ros.types import FrameState, KeypointState, RegionKind
 from probpose_ros.zones import person_zone
 
 LEVELS = (0.5, 0.95)
@@ -293,7 +293,9 @@ def test_a_calibration_that_does_not_fit_leaves_nothing_valid_and_the_pipeline_r
     words = {"missing": "no such calibration file", "junk": "format_version", "levels": "calibrated are 0.4, 0.9"}
     assert words.get(fault, f"calibrated for {fault}") in pipeline.calibration_error
     assert str(path) in pipeline.calibration_error and pipeline.calibration_error in caplog.text
-    (person,) = pipeline(IMAGE).people
+    frame = pipeline(IMAGE)
+    assert frame.state == FrameState.UNKNOWN
+    (person,) = frame.people
     assert (person.states == KeypointState.UNKNOWN).all()
     assert person.regions.kind == RegionKind.UNKNOWN and not person.regions.valid.any()
     zone = person_zone(person)

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             name = source.names[count] if source.names else Path(args.source).name
             line = to_json(frame_to_dict(
                 frame, levels=config.levels, model=pipeline.pose.info.name, stamp=stamp, frame_id=name, sequence=count,
+                calibration_id=pipeline.calibration_id,
             ))  # fmt: skip
             lines.write(line + "\n")
             if args.json:

@@ -38,19 +38,28 @@ except ImportError:  # Humble
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What messages say about the loaded models."""
+    """What messages say about the loaded models; calibration_error: why the configured one is not used."""
 
     model: str
     detector: str
     backend: str
     model_hash: str
     detector_hash: str
+    calibration_id: str = ""
+    calibration_hash: str = ""
+    calibration_error: str = ""
+    delta: float = math.nan
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> ModelFacts:
         pose, detector = pipeline.pose, pipeline.detector
         hashes = [hashlib.sha256(part.path.read_bytes()).hexdigest() for part in (pose, detector)]
-        return cls(pose.info.name, detector.info.name, pose.session.backend, *hashes)
+        calibration = pipeline.calibration
+        return cls(
+            pose.info.name, detector.info.name, pose.session.backend, *hashes, pipeline.calibration_id,
+            calibration.sha256 if calibration else "", pipeline.calibration_error,
+            calibration.delta if calibration and calibration.kind == "pac" else math.nan,
+        )  # fmt: skip
 
 
 class Channel:
@@ -118,7 +127,10 @@ class Channel:
         """Everything that follows from one result. ``taken``: when the image arrived (time.perf_counter)."""
         self.header = header
         zones = [person_zone(person) for person in result.people]
-        people = people_message(result, header, self.levels, self.facts.model, self.config.polygons)
+        facts = self.facts
+        people = people_message(
+            result, header, self.levels, facts.model, self.config.polygons, facts.calibration_id
+        )  # fmt: skip
         people.processing_ms = 1e3 * (time.perf_counter() - taken)
         people.age_ms = self._age_ms(header)
         if not math.isnan(people.age_ms):
@@ -127,7 +139,9 @@ class Channel:
         people.sequence = self.sequence
         self.keypoints.publish(people)
 
-        advisory = zones_message(result, header, zones, self.config.stale_after)
+        advisory = zones_message(
+            result, header, zones, self.config.stale_after, facts.calibration_id, facts.delta
+        )  # fmt: skip
         advisory.sequence, advisory.age_ms = self.sequence, people.age_ms
         self.zones.publish(advisory)
         self.sequence += 1
@@ -158,7 +172,8 @@ class Channel:
             Status(
                 header=header, sequence=self.status_sequence, state=int(state), age_ms=age_ms,
                 received=stats.received, processed=stats.processed, dropped=stats.dropped, errors=stats.errors,
-                message=stats.last_error, model_hash=facts.model_hash, detector_hash=facts.detector_hash,
+                message=facts.calibration_error or stats.last_error, model_hash=facts.model_hash,
+                detector_hash=facts.detector_hash, calibration_hash=facts.calibration_hash,
             )
         )  # fmt: skip
         self.status_sequence += 1
@@ -173,7 +188,7 @@ class Channel:
         elif stats.received == 0:
             level, message = DiagnosticStatus.WARN, f"no image on {self.node.resolve_topic_name(self.prefix + 'image')}"
         elif state == FrameState.UNKNOWN:
-            level, message = DiagnosticStatus.ERROR, stats.last_error or "no usable result"
+            level, message = DiagnosticStatus.ERROR, facts.calibration_error or stats.last_error or "no usable result"
         else:
             level, message = DiagnosticStatus.OK, state.name
         p50, p99 = stats.age_percentiles()
@@ -185,7 +200,7 @@ class Channel:
             "errors": stats.errors, "last error": stats.last_error,
             "camera_info": self.camera_problem or "valid", "backend": facts.backend, "model": facts.model,
             "model sha256": facts.model_hash, "detector": facts.detector, "detector sha256": facts.detector_hash,
-            "calibration": "none",
+            "calibration": facts.calibration_error or facts.calibration_id or "none",
         }  # fmt: skip
         return DiagnosticStatus(
             level=level, name=f"{self.node.get_fully_qualified_name()}: {self.name or 'image'}", message=message,

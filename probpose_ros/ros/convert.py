@@ -31,8 +31,9 @@ def points(polygon: np.ndarray) -> list[Point32]:
 
 
 def people_message(
-    result: FrameResult, header: Header, levels: Iterable[float], model: str, polygons: bool = False
-) -> PersonPoseArray:
+    result: FrameResult, header: Header, levels: Iterable[float], model: str, polygons: bool = False,
+    calibration_id: str = "",
+) -> PersonPoseArray:  # fmt: skip
     """Everything the pipeline says of one image. sequence, processing_ms and age_ms are the publisher's to fill in.
 
     polygons: fill in Region.polygon too; they cost more than all the rest together.
@@ -43,6 +44,7 @@ def people_message(
         image_width=result.image_width,
         image_height=result.image_height,
         model=model,
+        calibration_id=calibration_id,
         processing_ms=NAN,
         age_ms=NAN,
         levels=floats(levels),
@@ -88,11 +90,14 @@ def _regions(regions: Regions, polygons: bool) -> list[list[Region]]:
     ]  # fmt: skip
 
 
-def zones_message(result: FrameResult, header: Header, zones: list[PersonZone], valid_for: float) -> ZoneArray:
+def zones_message(
+    result: FrameResult, header: Header, zones: list[PersonZone], valid_for: float,
+    calibration_id: str = "", delta: float = NAN,
+) -> ZoneArray:  # fmt: skip
     """The advisory zones of one image; ``valid_for``: seconds from the image's stamp. sequence and age_ms as above.
 
-    Nothing is calibrated yet, so the array's state is UNKNOWN as soon as there is a zone. Inflation by age needs metres
-    (depth or a ground plane), which nothing gives yet: assumed_speed is NaN.
+    Inflation by age needs metres (depth or a ground plane), which nothing gives yet: assumed_speed is NaN, and the
+    array's state is UNKNOWN as soon as there is a zone. delta: of the calibration, if its kind is PAC.
     """
     width, height = result.image_width, result.image_height
     view = points(np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float))
@@ -109,7 +114,8 @@ def zones_message(result: FrameResult, header: Header, zones: list[PersonZone], 
         state=ZoneArray.NO_PERSON_DETECTED if nobody else ZoneArray.UNKNOWN,
         level=zones[0].level if zones else NAN,
         kind=int(zones[0].kind) if zones else ZoneArray.KIND_UNKNOWN,
-        delta=NAN,
+        delta=delta,
+        calibration_id=calibration_id,
         age_ms=NAN,
         assumed_speed=NAN,
         valid_until=(Time.from_msg(header.stamp) + Duration(seconds=valid_for)).to_msg(),

@@ -58,7 +58,7 @@ class PoseNode(SafeLifecycleNode):
         levels = self.pipeline_config.levels
         self.channels = [Channel(self, name, self.config, levels, facts) for name in self.config.cameras or [""]]
         self.skeleton = self.create_publisher(SkeletonInfo, "skeleton_info", qos.LATCHED)
-        self.skeleton.publish(skeleton_message(facts.model))
+        self.skeleton.publish(skeleton_message(facts.model, facts.calibration_id))
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.OUTPUT)
         self.heartbeat = Heartbeat(1 / self.config.status_rate, self._beat, self._on_error)
         self.get_logger().info(f"ready: {facts.detector} and {facts.model} on {facts.backend}")
