@@ -261,6 +261,10 @@ def test_command_writes_a_file_that_the_pipeline_takes(run, tiny_pose_model, tin
     assert "temperature scaling is left out" in text and "truth in exact zeros" in text
     report = json.loads((path.parent / "a.report.json").read_text())
     assert report["persons"] == 4 and report["persons_without_box"] == 0
+    page = (path.parent / "a.report.html").read_text()
+    assert "<svg" in page and "Not a safety function; no PL or SIL claimed" in page
+    for word in ("certified", "ISO-compliant", "protective", "no person", "is safe"):
+        assert word not in page + text
     calibration = load_calibration(path)
     assert calibration.levels == (0.5, 0.8) and calibration.provenance["photographs"] == "4"
     config = PipelineConfig(

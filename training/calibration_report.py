@@ -251,10 +251,14 @@ def _strata(
 
 
 def write_report(calibration: Path, report: dict[str, Any]) -> Path:
-    """``F.report.json`` beside ``F.calibration.json``."""
-    path = calibration.with_name(calibration.name.removesuffix(SUFFIX) + ".report.json")
-    path.write_text(json.dumps(json.loads(to_json(report)), indent=1) + "\n")
-    return path
+    """``F.report.json`` and ``F.report.html`` beside ``F.calibration.json``; the path of the page."""
+    from probpose_training.calibration_page import write_page
+
+    name = calibration.name.removesuffix(SUFFIX)
+    calibration.with_name(f"{name}.report.json").write_text(json.dumps(json.loads(to_json(report)), indent=1) + "\n")
+    page = calibration.with_name(f"{name}.report.html")
+    write_page(page, report, report["levels"][_nearest(report["levels"])])
+    return page
 
 
 def print_report(report: dict[str, Any]) -> None:

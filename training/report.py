@@ -86,7 +86,7 @@ def _range(figure: dict) -> str:
     return f"{_percent(low)} – {_percent(high)}" if math.isfinite(low) else ""
 
 
-def _svg(figure: matplotlib.figure.Figure) -> str:
+def svg(figure: matplotlib.figure.Figure) -> str:
     """Inline SVG; its text stays text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -105,7 +105,7 @@ def _precision_recall(measurement: Measurement) -> str:
         panel.set(title=name, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
     panels[0].set_ylabel("precision")
     panels[1].legend(loc="lower left")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _accuracy(measurement: Measurement) -> str:
@@ -123,7 +123,7 @@ def _accuracy(measurement: Measurement) -> str:
     )
     if panel.lines:
         panel.legend(loc="lower center")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _reliability(curves: dict[str, Reliability]) -> str:
@@ -138,7 +138,7 @@ def _reliability(curves: dict[str, Reliability]) -> str:
         )
         panel.set_aspect("equal")
     figure.tight_layout()
-    return _svg(figure)
+    return svg(figure)
 
 
 def _joints(joints: list[dict]) -> str:
@@ -150,7 +150,7 @@ def _joints(joints: list[dict]) -> str:
     panel.set(ylim=(0, 1.1), title="Mean per joint, in the window")
     panel.grid(axis="x", visible=False)
     panel.legend(loc="upper right", ncol=2)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _worst_cases(
