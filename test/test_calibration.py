@@ -18,16 +18,19 @@ from probpose_ros.calibration import (
     GIVEN_BOXES,
     MAX_BYTES,
     QUALITY_BINS,
+    SUFFIX,
     Calibration,
     CalibrationError,
     Group,
     Knots,
     Presence,
     Subject,
+    file_sha256,
     load_calibration,
     parse,
 )
 from probpose_ros.config import PipelineConfig
+from probpose_ros.models import model_dirs
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.predictive import Mixture, Ranking, predictive_maps
 from probpose_ros.skeleton import FLIP_INDEX, JOINT_TYPES, NUM_KEYPOINTS
@@ -172,9 +175,17 @@ IN = np.full(NUM_KEYPOINTS, KeypointState.IN, np.uint8)
 
 
 def test_regions_are_the_cells_of_the_scores_and_exports_contain_them():
-    rng = np.random.default_rng(5)
+    check_regions(np.random.default_rng(5), rounds=8)
+
+
+@pytest.mark.slow
+def test_regions_are_the_cells_of_the_scores_and_exports_contain_them_1e5_maps():
+    check_regions(np.random.default_rng(9), rounds=100_000 // NUM_KEYPOINTS + 1)
+
+
+def check_regions(rng: np.random.Generator, rounds: int) -> None:
     calibration = example()
-    for _ in range(8):
+    for _ in range(rounds):
         maps, transform, quality = random_maps(rng), random_transform(rng), rng.random(NUM_KEYPOINTS)
         regions = calibration.regions(maps, quality, IN, transform, CODEC, LEVELS)
         assert regions.kind == RegionKind.MARGINAL
@@ -306,6 +317,13 @@ def test_a_model_without_maps_cannot_be_calibrated(config, tmp_path):
     config = replace(config, model=str(write_tiny_pose(tmp_path / "plain.onnx", probmap=False)))
     path = write(tmp_path / "a.calibration.json", example(Pipeline(config).subject))
     assert "--with-probmap" in Pipeline(replace(config, calibration=path)).calibration_error
+
+
+def test_bundled_calibrations_belong_to_bundled_models():
+    for folder in model_dirs():
+        for path in folder.glob(f"*{SUFFIX}"):
+            calibration = load_calibration(path)
+            assert calibration.subject.model_sha256 in {file_sha256(model) for model in folder.glob("*.onnx")}, path
 
 
 def test_every_quality_has_a_bin():
