@@ -27,7 +27,7 @@ setup(
         *(f"probpose_training.{package}" for package in find_packages("training")),
     ],
     package_dir={"probpose_training": "training"},
-    package_data={"probpose_training": ["configs/*.yaml"]},
+    package_data={"probpose_training": ["configs/*.yaml", "*.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -19,7 +19,8 @@ class ModelInfo:
     """Common to all models.
 
     kind: ``pose`` or ``detector``. name: for messages and logs. input_size: (width, height) of the network's input, px.
-    precision: of the weights, ``fp32``, ``fp16`` or ``int8``. trained_on, licence: free text. metrics: of the card.
+    precision: ``fp32``, ``fp16`` (weights stored so), ``fp16-typed`` (computed so) or ``int8``. trained_on, licence:
+    free text. metrics: of the card.
     """
 
     kind: str

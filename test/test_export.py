@@ -40,6 +40,16 @@ def random_model(config: NetworkConfig) -> ProbPose:
     return model
 
 
+def calm_model(config: NetworkConfig) -> ProbPose:
+    """The same with activations and logits of a trained network's size, which survive rounding to half."""
+    model = random_model(config)
+    for module in model.modules():
+        # The official start of training, 0.001, leaves activations below half's smallest normal number.
+        if isinstance(module, torch.nn.ConvTranspose2d) or getattr(module, "out_channels", 0) == 17:
+            torch.nn.init.normal_(module.weight, std=0.1)
+    return model
+
+
 def run(path, crops: np.ndarray, names=None) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run(names, {"image": crops})
@@ -91,7 +101,7 @@ def test_the_file_says_what_it_is(tmp_path):
 def test_fp16_halves_the_file(tmp_path):
     config = NetworkConfig()
     info, model = pose_info(config, "default"), random_model(config)
-    for precision in export.PRECISIONS:
+    for precision in ("fp32", "fp16"):
         export_pose(model, codec_of(info), info, tmp_path / f"{precision}.onnx", precision=precision)
     full, half = ((tmp_path / f"{precision}.onnx").stat().st_size for precision in ("fp32", "fp16"))
     assert half < 0.55 * full and half < 8e6
@@ -155,7 +165,7 @@ def test_mismatched_info_is_refused(tmp_path):
     info = pose_info(config, "test")
     with pytest.raises(ValueError, match="info states"):
         export_pose(ProbPose(config), codec_of(info), replace(info, temperature=1.0), tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, got 'int4'"):
+    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, fp16-typed, got 'int4'"):
         export_pose(ProbPose(config), codec_of(info), info, tmp_path / "m.onnx", precision="int4")
     with pytest.raises(ValueError, match="the network needs Codec"):
         PoseGraph(ProbPose(config), Codec((96, 128), (24, 32)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probpose_ros.codec import Codec
@@ -36,6 +35,8 @@ class MergedMaps(nn.Module):
     rows: Tensor
     columns_t: Tensor
     outside: Tensor
+    place_rows: Tensor
+    place_columns: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -45,13 +46,16 @@ class MergedMaps(nn.Module):
         inner = Codec(config.input_size, config.map_size)
         outer, merged = inner.outer(config.outer_scale), inner.extended(config.outer_scale)
         w, h = merged.map_size
-        self.margin = (w - inner.map_size[0]) // 2, (h - inner.map_size[1]) // 2
+        x, y = (w - inner.map_size[0]) // 2, (h - inner.map_size[1]) // 2
+        # Padding as a product with ones and zeros: as Pad it would bring integer operators that TensorRT 8.6 lacks.
+        self.register_buffer("place_rows", torch.eye(h)[:, y : h - y].clone(), persistent=False)
+        self.register_buffer("place_columns", torch.eye(w)[x : w - x].clone(), persistent=False)
         cells = np.arange(max(w, h))
         places = outer.to_map(merged.to_crop(np.stack([cells, cells], axis=-1)))
         self.register_buffer("rows", _interpolation(places[:h, 1], outer.map_size[1]), persistent=False)
         self.register_buffer("columns_t", _interpolation(places[:w, 0], outer.map_size[0]).T, persistent=False)
         outside = torch.ones(h, w)
-        outside[self.margin[1] : h - self.margin[1], self.margin[0] : w - self.margin[0]] = 0
+        outside[y : h - y, x : w - x] = 0
         self.register_buffer("outside", outside, persistent=False)
 
     def forward(self, output: NetworkOutput) -> Tensor:
@@ -62,8 +66,8 @@ class MergedMaps(nn.Module):
         outside = around.sum((-2, -1), keepdim=True)
         inside = (spread * (1 - self.outside)).sum((-2, -1), keepdim=True)
         share = (1 - OUTER_DOUBT) * inside / (inside + outside) + OUTER_DOUBT * INNER_PRIOR
-        x, y = self.margin
-        merged = F.pad(output.probmap() * share, (x, x, y, y)) + around * ((1 - share) / outside.clamp(min=1e-9))
+        placed = torch.matmul(torch.matmul(self.place_rows, output.probmap() * share), self.place_columns)
+        merged = placed + around * ((1 - share) / outside.clamp(min=1e-9))
         return merged / merged.sum((-2, -1), keepdim=True)
 
 
@@ -100,16 +104,18 @@ class ExpectedOksDecode(nn.Module):
         y = torch.div(index, w, rounding_mode="trunc")
         x = index - y * w
 
-        def at(dx: int, dy: int) -> Tensor:
-            cell = (y + dy).clamp(0, h - 1) * w + (x + dx).clamp(0, w - 1)
-            return score.gather(-1, cell)
+        def at(column: Tensor, row: Tensor) -> Tensor:
+            return score.gather(-1, row * w + column)
 
-        centre = at(0, 0)
+        # Steps that stop at the border by a comparison: TensorRT has no Clip of integers.
+        left, right = x - (x > 0).long(), x + (x < w - 1).long()
+        above, below = y - (y > 0).long(), y + (y < h - 1).long()
+        centre = at(x, y)
         inner_x, inner_y = (x > 0) & (x < w - 1), (y > 0) & (y < h - 1)
         if self.reference:
             inner_x = inner_y = inner_x & inner_y
-        dx = _parabola_peak(at(-1, 0), centre, at(1, 0)) * inner_x
-        dy = _parabola_peak(at(0, -1), centre, at(0, 1)) * inner_y
+        dx = _parabola_peak(at(left, y), centre, at(right, y)) * inner_x
+        dy = _parabola_peak(at(x, above), centre, at(x, below)) * inner_y
         keypoints = torch.cat([x + dx, y + dy], dim=-1) * self.step + self.origin
         return keypoints, probmaps.flatten(2).gather(-1, index).squeeze(-1)
 

@@ -19,7 +19,8 @@ STD = (58.395, 57.12, 57.375)
 
 def normalise(crops: Tensor) -> Tensor:
     """uint8 BGR crops (B, H, W, 3) -> the network's input (B, 3, H, W) float32, RGB."""
-    rgb = crops.permute(0, 3, 1, 2)[:, [2, 1, 0]].float()
+    # Float first: TensorRT knows uint8 only as the type of a network's input.
+    rgb = crops.float().permute(0, 3, 1, 2)[:, [2, 1, 0]]
     mean, std = (torch.tensor(v, device=crops.device).view(3, 1, 1) for v in (MEAN, STD))
     return (rgb - mean) / std
 
@@ -70,4 +71,5 @@ class PoseGraph(nn.Module):
     def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, K, h, w), and presence, visibility, quality (3, B, K)."""
         output = self.model(images)
-        return self.maps(output), torch.stack([output.presence, output.visibility, output.quality]).sigmoid()
+        # float: the probabilities stay exact where the network itself computes in half precision.
+        return self.maps(output), torch.stack([output.presence, output.visibility, output.quality]).float().sigmoid()

@@ -1,26 +1,45 @@
-"""``probpose export``: a checkpoint -> one ONNX file, verified before it is written."""
+"""``probpose export``: a checkpoint -> one ONNX file, verified before it is written; or a check of such a file."""
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("export", help="write a checkpoint as an ONNX model, verified against torch")
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="made by train or import-checkpoint")
-    parser.add_argument("--out", type=Path, required=True, metavar="model.onnx")
+    made_by = "made by train or import-checkpoint; a .onnx is only checked"
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=made_by)
+    parser.add_argument("--out", type=Path, metavar="model.onnx")
     parser.add_argument("--with-probmap", action="store_true", help="add the output probmap (needed for regions)")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=("fp32", "fp16", "fp16-typed"),
         default="fp32",
-        help="of the stored weights; fp16 halves the file (default: fp32)",
+        help="fp16: weights stored in half, half the file, computed in fp32 where the runtime does so; fp16-typed: "
+        "computed in half by its types (TensorRT 11 builds no other fp16 engine) (default: fp32)",
+    )
+    parser.add_argument(
+        "--check", choices=("tensorrt",), help="hold every node and type against TensorRT's published operator tables"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    out = args.out
+    if args.checkpoint.suffix == ".onnx":
+        if not args.check or out:
+            raise ValueError(f"{args.checkpoint} is exported already; check it with --check tensorrt and without --out")
+        out = args.checkpoint
+    elif out is None:
+        raise ValueError("name the file to write with --out")
+    else:
+        _export(args)
+    return _check(out) if args.check else 0
+
+
+def _export(args: argparse.Namespace) -> None:
     from probpose_training.checkpoint import codec_of, load_checkpoint, read_tensors
     from probpose_training.detector.checkpoint import is_detector, load_detector
     from probpose_training.detector.export import export_detector
@@ -37,4 +56,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, verified; largest differences:")
     for name, value in differences.items():
         print(f"  {name}: {value:.2g}")
-    return 0
+
+
+def _check(path: Path) -> int:
+    from probpose_training.tensorrt_check import VERSIONS, check_tensorrt
+
+    print(f"{path}, by the operator tables of TensorRT (not by TensorRT itself):")
+    reasons: dict[str, dict[str, list[str]]] = {version: defaultdict(list) for version in VERSIONS}
+    for problem in check_tensorrt(path):
+        reasons[problem.version][problem.reason].append(problem.node)
+    for version, found in reasons.items():
+        print(f"  {version:6} {'every node is supported' if not found else ''}")
+        for reason, nodes in found.items():
+            print(f"         {reason}: {nodes[0]}" + (f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""))
+    return 1 if any(reasons.values()) else 0

@@ -16,7 +16,8 @@ STRIDES = (8, 16, 32)
 
 def prepare(images: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) BGR -> float32 (B, 3, H, W) in [0, 1], channels last in memory."""
-    return images.permute(0, 3, 1, 2).float() / 255
+    # Float first: TensorRT knows uint8 only as the type of a network's input.
+    return images.float().permute(0, 3, 1, 2) / 255
 
 
 class PersonDetector(nn.Module):
@@ -66,7 +67,8 @@ class Head(nn.Module):
         logits = self.score(x).float().flatten(1)
         sides = self.box(x).float().clamp(-4, 4).exp() * stride
         sides = sides.flatten(2).transpose(1, 2)
-        centers = cell_centers(x.shape[2], x.shape[3], stride, x.device)
+        # int: plain constants in an exported graph instead of ranges over shapes.
+        centers = cell_centers(int(x.shape[2]), int(x.shape[3]), stride, x.device)
         return logits, torch.cat([centers - sides[..., :2], centers + sides[..., 2:]], dim=2)
 
 
