@@ -77,12 +77,10 @@ def regions_of_cells(
     num_levels, num_keypoints, h, w = inside.shape
     matrix, offset = map_to_image(transform, codec)
 
-    # The cells of every region; an item is a keypoint at a level, in the order of level, keypoint.
-    cell = np.flatnonzero(inside)
-    item, rest = np.divmod(cell, h * w)
-    y, x = np.divmod(rest, w)
-    count, mean, spread = _moments(item, x, y)
-    corners, owner = _row_corners(item, x, y, h)
+    # An item is a keypoint at a level, in the order of level, keypoint.
+    items = inside.reshape(-1, h, w)
+    count, mean, spread = _moments(items.astype(np.float32))
+    corners, owner = _row_corners(items)
     ellipses = _ellipses(mean @ matrix.T + offset, matrix @ spread @ matrix.T, corners @ matrix.T + offset, owner)
     polygons = _polygons(corners, owner, mean, matrix, offset)
     covariance = matrix @ covariances(probmap) @ matrix.T
@@ -120,41 +118,40 @@ def _starts(ids: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
 
 
-def _moments(item: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number (I,), mean (I, 2) and covariance (I, 2, 2) of every item's cells, map px; a cell is a unit square."""
-    total, *sums = np.add.reduceat(np.array([np.ones_like(x), x, y, x * x, x * y, y * y]), _starts(item), axis=1)
-    mean_x, mean_y, xx, xy, yy = np.array(sums) / total
-    return total, np.column_stack([mean_x, mean_y]), _spread(mean_x, mean_y, xx, xy, yy)
-
-
 def covariances(probmap: np.ndarray) -> np.ndarray:
     """(K, 2, 2) of maps (K, h, w), map px; a cell's mass is spread over its unit square."""
-    _, h, w = probmap.shape
+    return _moments(probmap)[2]
+
+
+def _moments(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sum (I,), mean (I, 2) and covariance (I, 2, 2) of weights (I, h, w) of cells, map px; a cell is a unit square."""
+    _, h, w = weights.shape
     # Coordinates about the middle, so that float32 is exact enough for the products over rows.
-    x, y = np.arange(w) - (w - 1) / 2, np.arange(h) - (h - 1) / 2
-    rows = (probmap @ np.column_stack([np.ones(w), x, x * x]).astype(np.float32)).astype(np.float64)  # (K, h, 3)
-    sums = np.stack([np.ones(h), y, y * y]) @ rows  # (K, 3, 3): of y^i x^j
-    total, sum_x, sum_xx = sums[:, 0].T
-    sum_y, sum_xy, sum_yy = sums[:, 1, 0], sums[:, 1, 1], sums[:, 2, 0]
-    return _spread(sum_x / total, sum_y / total, sum_xx / total, sum_xy / total, sum_yy / total)
-
-
-def _spread(mean_x: np.ndarray, mean_y: np.ndarray, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> np.ndarray:
-    """(N, 2, 2) covariances from means of x, y, x^2, xy, y^2 over cells."""
+    middle = np.array([w - 1, h - 1]) / 2
+    x, y = np.arange(w) - middle[0], np.arange(h) - middle[1]
+    rows = (weights @ np.column_stack([np.ones(w), x, x * x]).astype(np.float32)).astype(np.float64)  # (I, h, 3)
+    sums = np.stack([np.ones(h), y, y * y]) @ rows  # (I, 3, 3): of y^i x^j
+    total = sums[:, 0, 0]
+    mean_x, xx, mean_y, xy, yy = sums[:, [0, 0, 1, 1, 2], [1, 2, 0, 1, 0]].T / total
     covariance = np.array([[xx - mean_x**2, xy - mean_x * mean_y], [xy - mean_x * mean_y, yy - mean_y**2]])
-    return np.moveaxis(covariance, -1, 0) + np.eye(2) / 12
+    return total, np.column_stack([mean_x, mean_y]) + middle, np.moveaxis(covariance, -1, 0) + np.eye(2) / 12
 
 
-def _row_corners(item: np.ndarray, x: np.ndarray, y: np.ndarray, h: int) -> tuple[np.ndarray, np.ndarray]:
+def _row_corners(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners of the outermost cells of every row: all that a convex shape around a region must contain.
+
+    Args:
+        items: (I, h, w) bool.
 
     Returns:
         (C, 2) float32 map px, and the item of each (C,), ascending.
     """
-    starts = _starts(item * h + y)
-    left, right, row = x[starts] - 0.5, np.append(x[starts[1:] - 1], x[-1]) + 0.5, y[starts]
+    w = items.shape[2]
+    item, row = np.nonzero(items.any(axis=2))
+    left = items.argmax(axis=2)[item, row] - 0.5
+    right = w - 0.5 - items[:, :, ::-1].argmax(axis=2)[item, row]
     corners = np.array([[left, row - 0.5], [left, row + 0.5], [right, row - 0.5], [right, row + 0.5]], np.float32)
-    return corners.transpose(2, 0, 1).reshape(-1, 2), np.repeat(item[starts], 4)
+    return corners.transpose(2, 0, 1).reshape(-1, 2), np.repeat(item, 4)
 
 
 def _ellipses(mean: np.ndarray, covariance: np.ndarray, corners: np.ndarray, owner: np.ndarray) -> np.ndarray:
