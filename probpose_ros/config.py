@@ -94,9 +94,7 @@ class PipelineConfig(Options):
     model: str = option("probpose_small", "Pose model: name of a bundled model, or path of an ONNX file")
     backend: str = option("auto", "What runs the networks", choices=("auto", "tensorrt", "onnxruntime"))
     threads: int = option(0, "CPU threads of the networks; 0: all cores", minimum=0, maximum=256)
-    detector_threshold: float = option(
-        0.4, "Lowest score of a detected person", minimum=0.0, maximum=1.0, runtime=True
-    )
+    detector_threshold: float = option(0.4, "Lowest score of a detected person", minimum=0.0, maximum=1.0, runtime=True)
     detector_iou: float = option(
         0.6, "Overlap (IoU) above which the weaker of two boxes is dropped", minimum=0.0, maximum=1.0, runtime=True
     )
@@ -136,6 +134,13 @@ class NodeConfig(Options):
         "(ellipses and zones are always there; polygons cost about 1 ms a person)",
         runtime=True,
     )  # fmt: skip
+    drawn_level: float = option(
+        0.5,
+        "Regions of the level nearest to this are drawn in overlay and markers",
+        minimum=0.01,
+        maximum=0.999,
+        runtime=True,
+    )
     marker_depth: float = option(
         1.0, "Distance in metres at which markers are drawn in the camera's frame",
         minimum=0.1, maximum=100.0, runtime=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from probpose_ros.config import NodeConfig
 from probpose_ros.skeleton import EDGES
 from probpose_ros.types import FrameResult, FrameState, KeypointState, Person, RegionKind
 
@@ -30,12 +31,19 @@ _FILL = 0.32  # opacity of the regions
 _SHIFT = 4  # cv2 draws in 1/16 px
 
 
-def draw(image: np.ndarray, frame: FrameResult, margin: float = 0.0, legend: bool = True) -> np.ndarray:
+def draw(
+    image: np.ndarray,
+    frame: FrameResult,
+    margin: float = 0.0,
+    legend: bool = True,
+    level: float = NodeConfig.drawn_level,
+) -> np.ndarray:
     """A new image with the people of ``frame`` drawn over ``image`` (H, W, 3) uint8 BGR.
 
     Args:
         margin: extends the canvas on every side by this fraction of the image's longer side, so that joints predicted
             outside the image are seen; the image's border is marked.
+        level: the regions of the level nearest to it are drawn.
         legend: the key of the colours and the line with the counts.
     """
     height, width = image.shape[:2]
@@ -52,13 +60,13 @@ def draw(image: np.ndarray, frame: FrameResult, margin: float = 0.0, legend: boo
         _draw_windows(pen, person)
     fill = canvas.copy()
     for person in frame.people:
-        _fill_regions(_Pen(fill, pad, pen.unit), person)
+        _fill_regions(_Pen(fill, pad, pen.unit), person, level)
     cv2.addWeighted(fill, _FILL, canvas, 1 - _FILL, 0, dst=canvas)
     for person in reversed(frame.people):  # the best last, on top
         _draw_bones(pen, person)
-        _draw_joints(pen, person)
+        _draw_joints(pen, person, level)
     if legend:
-        _draw_legend(pen, frame)
+        _draw_legend(pen, frame, level)
     return canvas
 
 
@@ -70,8 +78,8 @@ def _draw_windows(pen: _Pen, person: Person) -> None:
     pen.text(label, (float(person.bbox[0]), float(person.bbox[1]) - 4 * pen.unit), 0.42)
 
 
-def _fill_regions(pen: _Pen, person: Person) -> None:
-    for ellipse, state in _shown_regions(person):
+def _fill_regions(pen: _Pen, person: Person, level: float) -> None:
+    for ellipse, state in _shown_regions(person, level):
         pen.polygon(_ellipse_points(ellipse), COLORS[state])
 
 
@@ -89,8 +97,8 @@ def _draw_bones(pen: _Pen, person: Person) -> None:
             pen.dashed(ends, COLORS[KeypointState.IN_OR_OUT], thickness * 0.7)
 
 
-def _draw_joints(pen: _Pen, person: Person) -> None:
-    for ellipse, state in _shown_regions(person):
+def _draw_joints(pen: _Pen, person: Person, level: float) -> None:
+    for ellipse, state in _shown_regions(person, level):
         pen.outline(_ellipse_points(ellipse), COLORS[state], max(1, round(pen.unit * 0.8)))
     radius = pen.person_unit(person) * 3.2
     for point, state in zip(person.keypoints, person.states, strict=True):
@@ -105,11 +113,11 @@ def _draw_joints(pen: _Pen, person: Person) -> None:
             pen.dot(point, color, radius)
 
 
-def _shown_regions(person: Person) -> list[tuple[np.ndarray, KeypointState]]:
-    """Ellipse of the highest level and state of every joint that has a place, largest first."""
+def _shown_regions(person: Person, level: float) -> list[tuple[np.ndarray, KeypointState]]:
+    """Ellipse and state of every joint that has a place, largest first."""
     if person.regions is None:
         return []
-    ellipses = person.regions.ellipses[:, int(np.argmax(person.regions.levels))]
+    ellipses = person.regions.ellipses[:, person.regions.nearest(level)]
     shown = [
         (ellipse, KeypointState(state))
         for ellipse, state in zip(ellipses, person.states, strict=True)
@@ -126,7 +134,7 @@ def _ellipse_points(ellipse: np.ndarray) -> np.ndarray:
     return np.column_stack([x + c * along - s * across, y + s * along + c * across])
 
 
-def _draw_legend(pen: _Pen, frame: FrameResult) -> None:
+def _draw_legend(pen: _Pen, frame: FrameResult, level: float) -> None:
     states = [state for person in frame.people for state in person.states]
     counts = {state: sum(s == state for s in states) for state in LABELS}
     if frame.state == FrameState.NO_PERSON_DETECTED:
@@ -138,15 +146,15 @@ def _draw_legend(pen: _Pen, frame: FrameResult) -> None:
     if frame.stage_ms:
         headline += f"   {sum(frame.stage_ms.values()):.0f} ms"
     entries = [(COLORS[state], f"{counts[state]} {LABELS[state]}") for state in LABELS]
-    pen.caption(headline, entries, _region_text(frame))
+    pen.caption(headline, entries, _region_text(frame, level))
 
 
-def _region_text(frame: FrameResult) -> str:
+def _region_text(frame: FrameResult, level: float) -> str:
     regions = next((person.regions for person in frame.people if person.regions is not None), None)
     if regions is None:
         return ""
     promise = "of the map, not calibrated" if regions.kind == RegionKind.UNKNOWN else f"region ({regions.kind.name})"
-    return f"ellipse: {100 * regions.levels.max():.0f} % {promise}"
+    return f"ellipse: {100 * regions.levels[regions.nearest(level)]:.0f} % {promise}"
 
 
 class _Pen:

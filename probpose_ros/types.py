@@ -98,6 +98,10 @@ class Regions:
     polygons: tuple[tuple[np.ndarray, ...], ...]
     covariances: np.ndarray
 
+    def nearest(self, level: float) -> int:
+        """Index of the level nearest to this one."""
+        return int(np.abs(self.levels - level).argmin())
+
 
 @dataclass(frozen=True)
 class Person:

@@ -149,11 +149,9 @@ class Channel:
 
         if self._camera_fits(result) and self.camera and self.markers.get_subscription_count():
             config, polygons = self.config, [zone.polygon for zone in zones]
-            self.markers.publish(
-                people_markers(result, polygons, header, self.camera, config.marker_depth, config.marker_lifetime)
-            )
+            self.markers.publish(people_markers(result, polygons, header, self.camera, config))
         if image is not None and self.overlay.get_subscription_count():
-            self.overlay.publish(bgr_to_image(draw(image, result), header))
+            self.overlay.publish(bgr_to_image(draw(image, result, level=self.config.drawn_level), header))
 
     def publish_failure(self, msg: Image | CompressedImage, error: Exception, taken: float) -> None:
         """An image that gave no result still gives a message: state UNKNOWN."""

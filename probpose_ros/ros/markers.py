@@ -18,6 +18,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from probpose_ros import draw
+from probpose_ros.config import NodeConfig
 from probpose_ros.skeleton import EDGES
 from probpose_ros.types import FrameResult, KeypointState, Person
 
@@ -55,12 +56,13 @@ class Pinhole:
 
 
 def people_markers(
-    result: FrameResult, zones: list[np.ndarray], header: Header, camera: Pinhole, depth: float, lifetime: float
+    result: FrameResult, zones: list[np.ndarray], header: Header, camera: Pinhole, config: NodeConfig
 ) -> MarkerArray:
-    """Ellipses of the highest level, skeleton, joints and zone outlines; each kind one marker, DELETE when it is empty.
+    """Ellipses of the drawn level, skeleton, joints and zone outlines; each kind one marker, DELETE when it is empty.
 
-    zones: one polygon (V, 2) in image px per person. depth: metres. lifetime: seconds.
+    zones: one polygon (V, 2) in image px per person. config: its drawn_level, marker_depth and marker_lifetime.
     """
+    depth = config.marker_depth
     pixel = depth / camera.fx  # metres a pixel is wide at that depth
     made = {
         "ellipses": Marker(id=0, type=Marker.TRIANGLE_LIST),
@@ -73,7 +75,7 @@ def people_markers(
     made["joints"].scale.x = made["joints"].scale.y = made["joints"].scale.z = 8 * pixel
     made["zones"].scale.x = 2 * pixel
     for person in result.people:
-        _add_person(made, person, camera, depth)
+        _add_person(made, person, camera, config)
     for polygon in zones:
         corners = camera.points(polygon, depth)
         for start, end in zip(corners, corners[1:] + corners[:1]):
@@ -82,12 +84,13 @@ def people_markers(
     for name, marker in made.items():
         marker.header, marker.ns = header, name
         marker.pose.orientation.w = 1.0
-        marker.lifetime = Duration(seconds=lifetime).to_msg()
+        marker.lifetime = Duration(seconds=config.marker_lifetime).to_msg()
         marker.action = Marker.ADD if marker.points else Marker.DELETE
     return MarkerArray(markers=list(made.values()))
 
 
-def _add_person(made: dict[str, Marker], person: Person, camera: Pinhole, depth: float) -> None:
+def _add_person(made: dict[str, Marker], person: Person, camera: Pinhole, config: NodeConfig) -> None:
+    depth = config.marker_depth
     drawn = np.isfinite(person.keypoints).all(axis=1) & (person.states != KeypointState.OUT)
     pixels = np.where(drawn[:, None], person.keypoints, 0.0)
     joints = camera.points(pixels, depth)
@@ -101,8 +104,9 @@ def _add_person(made: dict[str, Marker], person: Person, camera: Pinhole, depth:
             made["skeleton"].colors += [colors[a], colors[b]]
     if person.regions is None:
         return
-    for k in np.flatnonzero(drawn & np.isfinite(person.regions.ellipses[:, -1]).all(axis=1)):
-        rim = camera.points(_rim(person.regions.ellipses[k, -1]), depth)
+    ellipses = person.regions.ellipses[:, person.regions.nearest(config.drawn_level)]
+    for k in np.flatnonzero(drawn & np.isfinite(ellipses).all(axis=1)):
+        rim = camera.points(_rim(ellipses[k]), depth)
         made["ellipses"].points += [rim[i] for i in FAN]
         made["ellipses"].colors += [_color(COLORS[KeypointState(person.states[k])], 0.25)] * len(FAN)
 
