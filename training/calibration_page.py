@@ -22,11 +22,11 @@ TEMPLATE = """<!doctype html>
 <title>Calibrated regions: {{ r.model }}</title>
 <style>
 body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #0f172a; margin: 0; background: #f8fafc; }
-main { max-width: 1000px; margin: 0 auto; padding: 36px 28px 72px; background: #fff; }
+main { max-width: 1080px; margin: 0 auto; padding: 36px 28px 72px; background: #fff; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 8px; } p { margin: 4px 0 12px; max-width: 80ch; }
 .soft { color: #64748b; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 8px 0 14px; }
-th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid #e2e8f0; white-space: nowrap; }
+th, td { padding: 4px 11px 4px 0; text-align: right; border-bottom: 1px solid #e2e8f0; white-space: nowrap; }
 th { font-weight: 600; color: #64748b; } th:first-child, td:first-child { text-align: left; } tr.ours td { font-weight: 600; }
 svg { max-width: 100%; height: auto; }
 </style>
@@ -36,7 +36,7 @@ svg { max-width: 100%; height: auto; }
 <p class="soft">Data: {{ r.data }}; boxes: {{ r.boxes }}. {{ r.keypoints }} annotated keypoints in the activation window,
 {{ r.photographs }} photographs, {{ r.reshuffles }} reshuffles (15 % of the photographs fit, 45 % calibrate, 40 % test).
 {{ r.persons_without_box }} of {{ r.persons }} annotated people have no box: no region covers them.</p>
-<p>On data exchangeable with this set, with detected persons, the {{ level | percent }} % regions contained the annotated joint in
+<p>On data exchangeable with this set, with detected persons, the {{ level | level }} % regions contained the annotated joint in
 {{ ours.coverage | percent }} % (95 % interval over photographs {{ r.ci95[key][0] | percent }} – {{ r.ci95[key][1] | percent }} %),
 per joint, per frame, at exposure time. One keypoint of each of {{ single.photographs }} test photographs of one split:
 {{ single.ci95[0] | percent }} – {{ single.ci95[1] | percent }} % (Clopper-Pearson).
@@ -46,7 +46,7 @@ Not a safety function; no PL or SIL claimed; not for the sole protection of pers
 <h2>Coverage</h2>
 {{ plot | safe }}
 <div class="scroll"><table>
-<tr><th>coverage, %</th>{% for l in r.levels %}<th>{{ l | percent }}</th>{% endfor %}<th>area / box at {{ level | percent }}</th><th>median</th><th>whole window</th></tr>
+<tr><th>coverage, %</th>{% for l in r.levels %}<th>{{ l | level }}</th>{% endfor %}<th>area / box at {{ level | level }}</th><th>median</th><th>whole window</th></tr>
 {% for name, row in r.methods.items() %}<tr{% if name == "ours" %} class="ours"{% endif %}><td>{{ name }}</td>
 {% for l in r.levels %}<td>{{ row[l | string].coverage | percent }}</td>{% endfor %}
 <td>{{ "%.3f" | format(row[key].mean_area_per_box) }}</td><td>{{ "%.3f" | format(row[key].median_area_per_box) }}</td><td>{{ row[key].whole_window | percent }} %</td></tr>
@@ -56,7 +56,7 @@ Not a safety function; no PL or SIL claimed; not for the sole protection of pers
 {% endfor %}
 </table></div>
 
-<h2>Strata at {{ level | percent }} %</h2>
+<h2>Strata at {{ level | level }} %</h2>
 <div class="scroll"><table>
 <tr><th></th><th>keypoints</th><th>photographs</th><th>coverage</th><th>95 % interval</th><th>area / box</th><th>whole window</th></tr>
 {% for s in r.strata %}<tr><td>{{ s.stratum }}</td><td>{{ s.n }}</td><td>{{ s.photographs }}</td><td>{{ s.coverage | percent }}</td>
@@ -78,8 +78,9 @@ Not a safety function; no PL or SIL claimed; not for the sole protection of pers
 <tr><td>ECE (perfect: {{ "%.4f" | format(p.ece_of_perfect_calibration) }})</td><td>{{ "%.4f" | format(p.ece_raw) }}</td><td>{{ "%.4f" | format(p.ece) }}</td></tr>
 <tr><td>NLL</td><td></td><td>{{ "%.4f" | format(p.nll) }}</td></tr>
 <tr><td>called OUT though in (upper bound if keypoints were independent)</td><td></td><td>{{ "%.2f" | format(100 * p.dropped_given_present) }} % ({{ "%.2f" | format(100 * p.dropped_upper_bound) }} %)</td></tr>
-<tr><td>called IN though out (nominal {{ p.alpha | percent }} %)</td><td></td><td>{{ p.called_in_given_absent | percent }} %</td></tr>
+<tr><td>called IN though out (nominal {{ p.alpha | level }} %)</td><td></td><td>{{ p.called_in_given_absent | percent }} %</td></tr>
 </table>
+<p>Quality against the true OKS: calibration error {{ "%.4f" | format(r.quality_error[0]) }} of the network, {{ "%.4f" | format(r.quality_error[1]) }} calibrated.</p>
 </main></body></html>
 """
 
@@ -87,7 +88,8 @@ Not a safety function; no PL or SIL claimed; not for the sole protection of pers
 def write_page(path: Path, report: dict[str, Any], level: float) -> None:
     """Write the page of :func:`probpose_training.calibration_report.coverage`; ``level``: of the strata."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}".removesuffix(".0")
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["level"] = lambda value: f"{100 * value:g}"
     with pyplot.rc_context(STYLE):
         plot = _plot(report)
     page = environment.from_string(TEMPLATE).render(

@@ -69,6 +69,7 @@ def coverage(
     totals: dict[str, _Total] = {}
     pooled: list[np.ndarray] = []
     presence = _PresenceTotal(samples)
+    quality: list[tuple[float, float]] = []
     first: tuple[float, float, int] = (math.nan, math.nan, 0)
     chosen: list[int] = []
     for seed in tqdm(range(reshuffles), unit="reshuffle", desc="coverage"):
@@ -94,6 +95,11 @@ def coverage(
         if seed == 0:
             first = _one_per_photograph(held[:, _nearest(levels)], photographs[test])
         presence.add(part, calibration)
+        its = rows[test]
+        quality.append((
+            binary.reliability(samples.oks[its], samples.quality[its]).error,
+            binary.reliability(samples.oks[its], calibration.quality(samples.quality[its])).error,
+        ))  # fmt: skip
 
     methods = {name: total.table(levels, box_share) for name, total in totals.items()}
     share = totals[OURS].share()
@@ -110,6 +116,7 @@ def coverage(
         },
         "strata": _strata(samples, rows, share[:, _nearest(levels)], totals[OURS], box_share, _nearest(levels)),
         "temperatures": [TEMPERATURES[i] for i in chosen], "presence": presence.table(settings),
+        "quality_error": np.mean(quality, axis=0).tolist(),
     }  # fmt: skip
 
 
@@ -304,3 +311,5 @@ def print_report(report: dict[str, Any]) -> None:
         f"(bound {p['dropped_upper_bound']:.2%} if keypoints were independent); "
         f"called IN though out: {p['called_in_given_absent']:.1%} (nominal {p['alpha']:g})"
     )
+    before, after = report["quality_error"]
+    print(f"quality against the true OKS: calibration error {before:.4f} -> {after:.4f}")
