@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from probpose_msgs.msg import PersonPoseArray, Status, ZoneArray
+from probpose_ros.calibration import file_sha256
 from probpose_ros.config import NodeConfig
 from probpose_ros.draw import draw
 from probpose_ros.pipeline import Pipeline
@@ -53,11 +53,10 @@ class ModelFacts:
     @classmethod
     def of(cls, pipeline: Pipeline) -> ModelFacts:
         pose, detector = pipeline.pose, pipeline.detector
-        hashes = [hashlib.sha256(part.path.read_bytes()).hexdigest() for part in (pose, detector)]
         calibration = pipeline.calibration
         return cls(
-            pose.info.name, detector.info.name, pose.session.backend, *hashes, pipeline.calibration_id,
-            calibration.sha256 if calibration else "", pipeline.calibration_error,
+            pose.info.name, detector.info.name, pose.session.backend,
+            file_sha256(pose.path), file_sha256(detector.path), pipeline.calibration_id, calibration.sha256 if calibration else "", pipeline.calibration_error,
             calibration.delta if calibration and calibration.kind == "pac" else math.nan,
         )  # fmt: skip
 

@@ -120,13 +120,13 @@ def _regions(samples, settings, subject, out, data, boxes, reshuffles, seed) -> 
             f"too few samples: {len(samples)} keypoints of {known} photographs support none of the levels; "
             "nothing written"
         )
-    out.write_text(calibration.to_json() + "\n")
-    print(f"calibration: {out}")
-    if reshuffles:
+    if reshuffles:  # first: what cannot be tested is not written
         report = coverage(samples, likelihoods, settings, subject, reshuffles)
         report.update(model=subject.model, model_sha256=subject.model_sha256, data=data, boxes=boxes, unsupported=lines)
         print_report(report)
         print(f"report: {write_report(out, report)}")
+    out.write_text(calibration.to_json() + "\n")
+    print(f"calibration: {out}")
     return 0
 
 
