@@ -228,25 +228,33 @@ class _Pen:
             cv2.putText(self.canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, shade, thickness, cv2.LINE_AA)
 
     def caption(self, headline: str, entries: list[tuple[tuple, str]], note: str) -> None:
-        """The key at the top left; left out when the canvas is too small to hold it."""
+        """The key in a strip along the bottom; left out when the canvas is too small to hold it."""
         scale = 0.42 * max(self.unit, 0.8)
         thickness = max(1, round(self.unit * 0.9))
-        row = round(42 * scale)
-        texts = [headline, *(text for _, text in entries), *([note] if note else [])]
-        width = max(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0] for text in texts) + 2 * row
-        height = row * len(texts) + row // 2
-        if width > 0.6 * self.canvas.shape[1] or height > 0.5 * self.canvas.shape[0]:
+        height = round(42 * scale)
+
+        def width(text: str) -> int:
+            return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0]
+
+        rows: list[list[tuple[tuple | None, str]]] = [[(None, headline), *entries]]
+        if note:
+            rows.append([(None, note)])
+        needed = max(sum(width(text) + height * 3 // 2 for _, text in row) for row in rows)
+        top = self.canvas.shape[0] - height * len(rows) - height // 2
+        if needed > self.canvas.shape[1] or top < self.canvas.shape[0] // 2:
             return
-        left = top = row // 3
-        panel = self.canvas[top : top + height, left : left + width]
-        panel[:] = (0.35 * panel + 0.65 * np.array(SHADE)).astype(np.uint8)
-        dots = [None, *(color for color, _ in entries), None]
-        for i, (text, dot) in enumerate(zip(texts, dots, strict=False)):
-            x, y = left + row // 3, top + row * (i + 1)
-            if dot is not None:
-                cv2.circle(self.canvas, (x + row // 4, y - row // 4), max(2, row // 4), dot, -1, cv2.LINE_AA)
-                x += row * 3 // 4
-            cv2.putText(self.canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
+        strip = self.canvas[top:]
+        strip[:] = (0.35 * strip + 0.65 * np.array(SHADE)).astype(np.uint8)
+        for i, row in enumerate(rows):
+            x, y = height // 2, top + height * (i + 1)
+            for dot, text in row:
+                if dot is not None:
+                    cv2.circle(
+                        self.canvas, (x + height // 4, y - height // 4), max(2, height // 4), dot, -1, cv2.LINE_AA
+                    )
+                    x += height * 3 // 4
+                cv2.putText(self.canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
+                x += width(text) + height * 3 // 4
 
     def _circle(self, point: np.ndarray, color: tuple, radius: float, thickness: int) -> None:
         centre = tuple(int(v) for v in self._fixed(point[None])[0])

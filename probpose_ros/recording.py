@@ -16,6 +16,7 @@ from probpose_ros.types import FrameResult, KeypointState
 from probpose_ros.video import VideoWriter
 
 MAX_STILLS = 600  # images kept (as JPEG, about 60 kB each) to choose the picture from
+STILL_MARGIN = 0.12  # of the picture, so that joints beyond the frame are seen
 
 
 class Recording:
@@ -74,22 +75,23 @@ class Recording:
             tiles = []
             for jpeg, result in (max(part, key=_well_seen), max(part, key=_cut)):
                 image = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
-                tiles.append(_fit(draw(image, result)))
+                tiles.append(_fit(draw(image, result, STILL_MARGIN)))
             rows.append(np.hstack(tiles))
         return np.vstack(rows)
 
 
-def _well_seen(still: tuple[bytes, FrameResult]) -> float:
-    """Joints inside the image, weighted by quality, of the best person."""
+def _well_seen(still: tuple[bytes, FrameResult]) -> tuple[int, float]:
+    """One person alone makes the clearest picture; of that, joints inside the window, weighted by quality."""
     person = still[1].people[0]
-    return float(np.nansum(person.quality * (person.states == KeypointState.IN)))
+    return -len(still[1].people), float(np.nansum(person.quality * (person.states == KeypointState.IN)))
 
 
-def _cut(still: tuple[bytes, FrameResult]) -> float:
+def _cut(still: tuple[bytes, FrameResult]) -> tuple[int, float]:
     """Joints that are OUT, if the rest is seen well: half-hidden people make a better picture than lost ones."""
     person = still[1].people[0]
     out = (person.states == KeypointState.OUT).sum()
-    return float(out * (person.states == KeypointState.IN).sum()) + 1e-3 * _well_seen(still)
+    alone, seen = _well_seen(still)
+    return alone, float(out * (person.states == KeypointState.IN).sum()) + 1e-3 * seen
 
 
 def _fit(image: np.ndarray, size: tuple[int, int] = (640, 480)) -> np.ndarray:
