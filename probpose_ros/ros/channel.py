@@ -56,7 +56,8 @@ class ModelFacts:
         calibration = pipeline.calibration
         return cls(
             pose.info.name, detector.info.name, pose.session.backend,
-            file_sha256(pose.path), file_sha256(detector.path), pipeline.calibration_id, calibration.sha256 if calibration else "", pipeline.calibration_error,
+            file_sha256(pose.path), file_sha256(detector.path),
+            pipeline.calibration_id, calibration.sha256 if calibration else "", pipeline.calibration_error,
             calibration.delta if calibration and calibration.kind == "pac" else math.nan,
         )  # fmt: skip
 
