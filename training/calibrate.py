@@ -47,7 +47,7 @@ class Settings:
     min_group: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("delta", "alpha", *["levels"] * len(self.levels)):
+        for name in ("delta", "alpha", "levels"):
             for value in np.atleast_1d(getattr(self, name)):
                 if not 0 < value < 1:
                     raise ValueError(f"{name} must lie between 0 and 1, got {value}")
@@ -171,32 +171,30 @@ def merge(counts: np.ndarray, least: int) -> list[list[tuple[int, int]]]:
     def size(group: list[tuple[int, int]]) -> int:
         return sum(counts[member] for member in group)
 
+    families = [[JOINT_TYPES.index(name) for name in JOINT_TYPES if name in family] for family in FAMILIES]
+    everything = [list(range(len(JOINT_TYPES)))]
     groups: list[list[tuple[int, int]]] = []
-    small: list[tuple[int, int]] = []
+    waiting: list[tuple[int, int]] = []  # whole bins that are too small together
     for b in range(counts.shape[1]):
-        levels = [[[(t, b)] for t in range(len(JOINT_TYPES))]]
-        levels.append([[(JOINT_TYPES.index(name), b) for name in JOINT_TYPES if name in f] for f in FAMILIES])
-        levels.append([[(t, b) for t in range(len(JOINT_TYPES))]])
-        groups_here: list[list[tuple[int, int]]] = levels[0]
-        for parents in levels[1:]:
-            merged = []
+        here = [[(t, b)] for t in everything[0]]
+        for parents in (families, everything):
+            joined = []
             for parent in parents:
-                children = [group for group in groups_here if group[0] in parent]
-                merged += [parent] if min(map(size, children)) < least else children
-            groups_here = merged
-        if len(groups_here) == 1:  # perhaps too small still: the next bin joins
-            small += groups_here[0]
-            if size(small) < least:
+                children = [group for group in here if group[0][0] in parent]
+                enough = min(map(size, children)) >= least
+                joined += children if enough else [[member for group in children for member in group]]
+            here = joined
+        if waiting or len(here) == 1:
+            waiting += [member for group in here for member in group]
+            if size(waiting) < least:
                 continue
-            groups_here, small = [small], []
-        elif small:
-            groups_here, small = [small + [member for group in groups_here for member in group]], []
-        groups += groups_here
-    if small and groups:
+            here, waiting = [waiting], []
+        groups += here
+    if waiting and groups:  # the highest bins are too small: they join the last bin that is not
         last = groups[-1][-1][1]
-        joined = [group for group in groups if group[-1][1] == last]
-        groups = [group for group in groups if group[-1][1] != last] + [[m for g in joined for m in g] + small]
-    return groups or [small]
+        waiting = [member for group in groups if group[-1][1] == last for member in group] + waiting
+        groups = [group for group in groups if group[-1][1] != last]
+    return groups + [waiting] if waiting else groups
 
 
 def scores(samples: Samples, rows: np.ndarray, mixture: Mixture) -> np.ndarray:
