@@ -46,7 +46,7 @@ setup(
             f"recorder = {NAME}.ros.recorder:main",
         ],
         "probpose.commands": [
-            *commands(NAME, "run", "doctor"),
+            *commands(NAME, "run", "doctor", "build-engine", "compare"),
             *commands("probpose_training", "train", "evaluate", "crop-dataset"),
             *commands("probpose_training", "import-checkpoint", "export", "calibrate"),
         ],

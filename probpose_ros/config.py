@@ -93,6 +93,9 @@ class PipelineConfig(Options):
     detector: str = option("person_detector", "Person detector: name of a bundled model, or path of an ONNX file")
     model: str = option("probpose_small", "Pose model: name of a bundled model, or path of an ONNX file")
     backend: str = option("auto", "What runs the networks", choices=("auto", "tensorrt", "onnxruntime"))
+    allow_fallback: bool = option(
+        False, "Let onnxruntime on the CPU take over, with an error in the log, where TensorRT is missing or fails"
+    )
     threads: int = option(0, "CPU threads of the networks; 0: all cores", minimum=0, maximum=256)
     detector_threshold: float = option(0.4, "Lowest score of a detected person", minimum=0.0, maximum=1.0, runtime=True)
     detector_iou: float = option(

@@ -64,17 +64,17 @@ class Detector:
         model: name of a bundled detector or path of an ONNX file (metadata DetectorInfo; input ``image``
             (B, H, W, 3) uint8 BGR letterboxed; outputs ``boxes`` (B, N, 4) xyxy input px and ``scores`` (B, N)).
         threshold: lowest score. iou: see :func:`suppress`. max_people: per image, best first.
-        backend, threads: see :func:`probpose_ros.backends.load`.
+        backend, threads, allow_fallback: see :func:`probpose_ros.backends.load`.
 
     ``threshold``, ``iou`` and ``max_people`` may be set at any time.
     """
 
     def __init__(
         self, model: str | Path, threshold: float = 0.4, iou: float = 0.6, max_people: int = 8,
-        backend: str = "auto", threads: int = 0,
+        backend: str = "auto", threads: int = 0, allow_fallback: bool = False,
     ) -> None:  # fmt: skip
         self.path = find_model(model)
-        self.session = load(self.path, backend, threads)
+        self.session = load(self.path, backend, threads, allow_fallback)
         self.info: DetectorInfo = from_json(self.session.metadata.get(METADATA_KEY), "detector", str(self.path))
         self.threshold, self.iou, self.max_people = threshold, iou, max_people
         (width, height), float32 = self.info.input_size, np.dtype(np.float32)

@@ -49,9 +49,9 @@ class Pipeline:
         _check_together(config)
         self.detector: Any = detector or Detector(
             config.detector, config.detector_threshold, config.detector_iou, config.max_people,
-            config.backend, config.threads,
+            config.backend, config.threads, config.allow_fallback,
         )  # fmt: skip
-        self.pose = PoseModel(config.model, config.backend, config.threads)
+        self.pose = PoseModel(config.model, config.backend, config.threads, config.allow_fallback)
         self.calibration: Calibration | None = None
         self.calibration_error = ""
         if config.calibration:
@@ -118,6 +118,12 @@ class Pipeline:
         info = self.pose.info
         detector = file_sha256(self.detector.path) if isinstance(self.detector, Detector) else GIVEN_BOXES
         return Subject(info.name, file_sha256(self.pose.path), info.precision, info.input_size, detector)
+
+    def close(self) -> None:
+        """Frees the networks, on a GPU their memory; the pipeline cannot run afterwards."""
+        self.pose.session.close()
+        if isinstance(self.detector, Detector):
+            self.detector.session.close()
 
     def reconfigure(self, config: PipelineConfig) -> None:
         """New values for the options that may change while running; another change is refused with ConfigError."""

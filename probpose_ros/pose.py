@@ -22,14 +22,16 @@ class PoseModel:
     Args:
         model: name of a bundled pose model or path of an ONNX file (metadata PoseInfo; input ``image`` (N, H, W, 3)
             uint8 BGR; outputs as in :class:`probpose_ros.types.PoseOutput`).
-        backend, threads: see :func:`probpose_ros.backends.load`.
+        backend, threads, allow_fallback: see :func:`probpose_ros.backends.load`.
 
     info: what the file says about itself. codec: the conversion between its crops and its maps.
     """
 
-    def __init__(self, model: str | Path, backend: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, model: str | Path, backend: str = "auto", threads: int = 0, allow_fallback: bool = False
+    ) -> None:
         self.path = find_model(model)
-        self.session = load(self.path, backend, threads)
+        self.session = load(self.path, backend, threads, allow_fallback)
         self.info: PoseInfo = from_json(self.session.metadata.get(METADATA_KEY), "pose", str(self.path))
         if self.info.skeleton != "coco17":
             raise BackendError(f"{self.path}: skeleton {self.info.skeleton!r}; this version knows coco17")

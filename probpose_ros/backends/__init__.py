@@ -40,25 +40,48 @@ class Session(Protocol):
         """Outputs by name; a bare array feeds the only input."""
         ...
 
+    def close(self) -> None:
+        """Frees what the session holds; it cannot run afterwards."""
+        ...
 
-def load(path: str | Path, backend: str = "auto", threads: int = 0) -> Session:
+
+def load(
+    path: str | Path, backend: str = "auto", threads: int = 0, allow_fallback: bool = False
+) -> Session:
     """The network of a model file.
 
     Args:
         path: an ONNX file.
-        backend: ``auto``, ``tensorrt`` or ``onnxruntime``. ``auto`` is onnxruntime.
+        backend: ``auto``, ``tensorrt`` or ``onnxruntime``. ``auto`` is TensorRT where ``probpose build-engine`` has
+            made an engine of this file for this machine, else onnxruntime. No engine is ever built here.
         threads: CPU threads, 0: all cores.
+        allow_fallback: onnxruntime where TensorRT was asked for and cannot be had, or fails later; logged as an error
+            and visible in ``Session.backend``. Without it both are a BackendError.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file")
-    if backend in ("auto", "onnxruntime"):
-        from probpose_ros.backends.onnxruntime import OnnxRuntimeSession
+    if backend not in ("auto", "tensorrt", "onnxruntime"):
+        raise BackendError(f"backend = {backend!r}: must be one of auto, tensorrt, onnxruntime")
+    from probpose_ros.backends.onnxruntime import OnnxRuntimeSession
 
+    if backend == "auto":
+        from probpose_ros.backends.engine import has_engine
+
+        if not has_engine(path):
+            return OnnxRuntimeSession(path, threads)
+    elif backend == "onnxruntime":
         return OnnxRuntimeSession(path, threads)
-    if backend == "tensorrt":
-        raise BackendError("backend = 'tensorrt': not available in this version; use 'onnxruntime' or 'auto'")
-    raise BackendError(f"backend = {backend!r}: must be one of auto, tensorrt, onnxruntime")
+    from probpose_ros.backends.fallback import FallbackSession, instead
+    from probpose_ros.backends.tensorrt import TensorRTSession
+
+    try:
+        session = TensorRTSession(path)
+    except BackendError as error:
+        if backend == "tensorrt" and not allow_fallback:
+            raise
+        return instead(OnnxRuntimeSession(path, threads), error)
+    return FallbackSession(session, lambda: OnnxRuntimeSession(path, threads)) if allow_fallback else session
 
 
 def check_tensors(

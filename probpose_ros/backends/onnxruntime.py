@@ -47,6 +47,9 @@ class OnnxRuntimeSession:
             feed = {name: feed}
         return dict(zip(self.outputs, self._session.run(None, dict(feed)), strict=True))
 
+    def close(self) -> None:
+        self._session = None
+
 
 def _spec(node: object) -> TensorSpec:
     if node.type not in _DTYPES:  # type: ignore[attr-defined]

@@ -29,6 +29,10 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     kinds = {"int": int, "float": float, "str": str, "list[float]": float}
     for spec in fields(PipelineConfig):
         default = getattr(defaults, spec.name)
+        if spec.type == "bool":
+            flag, help = "--" + spec.name.replace("_", "-"), spec.metadata["help"]
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help)
+            continue
         parser.add_argument(
             "--" + spec.name.replace("_", "-"), type=kinds[str(spec.type)], default=default,
             nargs="+" if isinstance(default, list) else None, metavar=spec.name.upper(),

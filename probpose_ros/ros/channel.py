@@ -187,6 +187,8 @@ class Channel:
             level, message = DiagnosticStatus.WARN, f"no image on {self.node.resolve_topic_name(self.prefix + 'image')}"
         elif state == FrameState.UNKNOWN:
             level, message = DiagnosticStatus.ERROR, facts.calibration_error or stats.last_error or "no usable result"
+        elif "failed" in facts.backend:
+            level, message = DiagnosticStatus.WARN, facts.backend
         else:
             level, message = DiagnosticStatus.OK, state.name
         p50, p99 = stats.age_percentiles()

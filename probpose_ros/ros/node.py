@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class PoseNode(SafeLifecycleNode):
             channel.unsubscribe()
         if self.worker is not None and not self.worker.stop(STOP_TIMEOUT):
             self.get_logger().error("the worker hangs; it is left behind and will publish nothing more")
+            self.pipeline = None  # Still in use, so it cannot be freed.
         self.worker = None
         return TransitionCallbackReturn.SUCCESS
 
@@ -85,6 +87,8 @@ class PoseNode(SafeLifecycleNode):
             self.destroy_publisher(self.diagnostics)
         for channel in self.channels:
             channel.destroy()
+        if self.pipeline is not None:
+            self.pipeline.close()
         self.channels, self.heartbeat, self.pipeline = [], None, None
         return TransitionCallbackReturn.SUCCESS
 
@@ -123,6 +127,8 @@ class PoseNode(SafeLifecycleNode):
 
     def _beat(self, count: int) -> None:
         for channel in self.channels:
+            if self.pipeline is not None:  # The backend may have changed: onnxruntime in the place of TensorRT.
+                channel.facts = replace(channel.facts, backend=self.pipeline.pose.session.backend)
             channel.publish_status()
             channel.hint()
         if count % max(1, round(self.config.status_rate)) == 0:

@@ -1,0 +1,401 @@
+"""TensorRT engines on disk: what one belongs to, where it lies, why it is refused, and how it is built.
+
+An engine runs on one TensorRT version and one GPU architecture alone. So it lies in the user's cache under a name made
+of everything it depends on, beside a JSON file that says so in words. Nothing here builds unless build() is called,
+which only ``probpose build-engine`` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from probpose_ros.backends import BackendError
+
+PRECISIONS = ("fp16", "fp32")
+FORMAT = "probpose engine 1"
+# Layers of a weakly typed network that may run in half: those of the network itself. What follows it (sparsemax,
+# decode, probabilities) keeps fp32, and so do the kinds below, wherever they are.
+_HALF_PREFIX = "/model/"
+_FLOAT_KINDS = ("NORMALIZATION", "REDUCE", "UNARY", "TOPK")
+
+
+class EngineError(BackendError):
+    """No engine, or not one for this machine; the message holds the command that makes it."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All that an engine depends on.
+
+    onnx_sha256: of the model file. tensorrt: its version. cuda: the driver's CUDA version. sm: compute capability, 87
+    is an Orin. precision: one of PRECISIONS. max_batch: it takes 1 to this many inputs at a time.
+    """
+
+    onnx_sha256: str
+    tensorrt: str
+    cuda: str
+    sm: int
+    precision: str
+    max_batch: int
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Device:
+    """The machine's part of a fingerprint, and names for messages."""
+
+    tensorrt: str
+    cuda: str
+    sm: int
+    name: str
+    memory_mb: int
+
+
+def this_device() -> Device:
+    """Asks pycuda and tensorrt; EngineError with the fix if one of them is missing or there is no GPU."""
+    trt, cuda = import_tensorrt(), import_pycuda()
+    try:
+        cuda.init()
+        device = cuda.Device(0)
+        version = cuda.get_driver_version()
+    except cuda.Error as error:
+        raise EngineError(f"CUDA cannot be used ({error}); on a Jetson, is the user in the group 'video'?") from None
+    major, minor = device.compute_capability()
+    name, memory = device.name(), device.total_memory() // 2**20
+    return Device(trt.__version__, f"{version // 1000}.{version % 1000 // 10}", 10 * major + minor, name, memory)
+
+
+def import_tensorrt() -> Any:
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise EngineError(
+            f"tensorrt cannot be imported ({error}); on a Jetson: sudo apt install python3-libnvinfer, and make the "
+            "virtual environment with --system-site-packages (docs/tensorrt.md)"
+        ) from None
+    if int(tensorrt.__version__.split(".")[0]) < 8 or not hasattr(tensorrt, "TensorIOMode"):
+        raise EngineError(f"TensorRT {tensorrt.__version__} is too old; 8.6 to 11 are supported")
+    return tensorrt
+
+
+def import_pycuda() -> Any:
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise EngineError(
+            f"pycuda cannot be imported ({error}); install it with PATH=/usr/local/cuda/bin:$PATH pip install pycuda"
+        ) from None
+    return pycuda.driver
+
+
+def cache_dir() -> Path:
+    """``$PROBPOSE_ENGINES``, else ``probpose/engines`` in the user's cache folder."""
+    if folder := os.environ.get("PROBPOSE_ENGINES"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "probpose/engines"
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def build_command(model: Path | str, precision: str = "fp16", max_batch: int = 8) -> str:
+    """What a user types to get the engine."""
+    return f"probpose build-engine {model} --precision {precision} --max-people {max_batch}"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine file and what is known of it.
+
+    model: name of the ONNX file. metadata: of it. report: of the comparison after the build. sha256, size: of the
+    engine file.
+    """
+
+    path: Path
+    model: str
+    fingerprint: Fingerprint
+    metadata: dict[str, str]
+    report: dict[str, Any]
+    sha256: str
+    size: int
+
+    def read(self) -> bytes:
+        """The file's content; EngineError if it is not the one that was built."""
+        how = f"rebuild it: {build_command(self.model, self.fingerprint.precision, self.fingerprint.max_batch)}"
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{self.path}: cannot be read ({error}); {how}") from None
+        if len(content) != self.size:
+            raise EngineError(f"{self.path}: {len(content)} bytes instead of {self.size}, cut off or replaced; {how}")
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise EngineError(f"{self.path}: its content has changed since it was built; {how}")
+        return content
+
+
+def all_engines(folder: Path | None = None) -> Iterator[Engine]:
+    """Every engine in the cache; broken entries are left out. Reads small text files, neither TensorRT nor the GPU."""
+    for sidecar in sorted((folder or cache_dir()).glob("*.json")):
+        try:
+            content = json.loads(sidecar.read_text(encoding="utf-8"))
+            if content["format"] == FORMAT:
+                fingerprint = Fingerprint(**content["fingerprint"])
+                known = {name: content[name] for name in ("model", "metadata", "report", "sha256", "size")}
+                yield Engine(path=sidecar.with_suffix(".engine"), fingerprint=fingerprint, **known)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def has_engine(model: Path) -> bool:
+    """Whether some engine was built from this very file, for whatever machine."""
+    engines = list(all_engines())
+    return bool(engines) and file_sha256(model) in {engine.fingerprint.onnx_sha256 for engine in engines}
+
+
+def find_engine(model: Path, device: Device, folder: Path | None = None) -> Engine:
+    """The engine of the model for this machine, half precision and the larger batch first.
+
+    Raises:
+        EngineError: there is none, or only foreign and stale ones; says which and how to build one.
+    """
+    engines = list(all_engines(folder))
+    sha256 = file_sha256(model) if engines else ""
+    found = [engine for engine in engines if engine.fingerprint.onnx_sha256 == sha256]
+    here = [e for e in found if (e.fingerprint.tensorrt, e.fingerprint.cuda, e.fingerprint.sm) == _place(device)]
+    if here:
+        return min(here, key=lambda e: (PRECISIONS.index(e.fingerprint.precision), -e.fingerprint.max_batch))
+    have = f"this is TensorRT {device.tensorrt}, CUDA {device.cuda}, sm_{device.sm}"
+    if not found:
+        stale = any(engine.model == model.name for engine in engines)
+        what = "its engine is stale, built from another version of the file" if stale else "no TensorRT engine"
+        raise EngineError(f"{model}: {what} ({folder or cache_dir()}); build it: {build_command(model)}")
+    others = "; ".join(
+        f"TensorRT {e.fingerprint.tensorrt}, CUDA {e.fingerprint.cuda}, sm_{e.fingerprint.sm}" for e in found
+    )
+    first = found[0].fingerprint
+    how = build_command(model, first.precision, first.max_batch)
+    raise EngineError(f"{model}: its engines were built for {others}, but {have}; rebuild: {how}")
+
+
+def _place(device: Device) -> tuple[str, str, int]:
+    return device.tensorrt, device.cuda, device.sm
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """precision, max_batch: of the engine. opt_batch: the batch it is tuned for. workspace_mb: most scratch memory."""
+
+    precision: str = "fp16"
+    max_batch: int = 8
+    opt_batch: int = 2
+    workspace_mb: int = 1024
+    verbose: bool = False
+
+
+def default_workspace_mb(device: Device) -> int:
+    """A Jetson shares its memory between CPU and GPU: an eighth, so that a board of 8 GB lives on, and 4 GB at most."""
+    return min(4096, max(256, device.memory_mb // 8))
+
+
+def is_strongly_typed(trt: Any, model_precision: str) -> bool:
+    """Whether the network is built by its own types: if it is typed in half and TensorRT can, or can only that."""
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return False
+    return model_precision == "fp16-typed" or not hasattr(trt.BuilderFlag, "FP16")
+
+
+def check_precision(trt: Any, model: Path, model_precision: str, precision: str) -> None:
+    """EngineError where the wanted precision cannot come out of this file with this TensorRT."""
+    if precision not in PRECISIONS:
+        raise EngineError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp32" and model_precision == "fp16-typed":
+        raise EngineError(f"{model} computes in half by its types; build with --precision fp16, or export it as fp32")
+    if precision == "fp16" and model_precision != "fp16-typed" and not hasattr(trt.BuilderFlag, "FP16"):
+        raise EngineError(
+            f"TensorRT {trt.__version__} builds only what the file's types say, and {model} is typed float32; "
+            "export it with 'probpose export CHECKPOINT --precision fp16-typed --out OUT.onnx', "
+            "or build with --precision fp32"
+        )
+
+
+def build(model: Path, model_precision: str, options: BuildOptions, timing_cache: Path) -> bytes:
+    """The serialized engine; minutes on a Jetson.
+
+    Args:
+        model_precision: of the file's metadata (ModelInfo.precision).
+        timing_cache: file of measured kernels, read and written; a second build is then much faster.
+
+    Raises:
+        EngineError: in words, what TensorRT refused: the GPU, an operator, the memory.
+    """
+    trt = import_tensorrt()
+    check_precision(trt, model, model_precision, options.precision)
+    logger = make_logger(trt, options.verbose)
+    try:
+        builder = trt.Builder(logger)
+        check_gpu(trt, builder, logger)
+        strong = is_strongly_typed(trt, model_precision)
+        network = builder.create_network(_network_flags(trt, strong))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse(model.read_bytes()):
+            errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+            raise EngineError(f"{model}: TensorRT {trt.__version__} cannot take this network: {errors}")
+        config = builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * 2**20)
+        if options.precision == "fp16" and not strong:
+            config.set_flag(trt.BuilderFlag.FP16)
+            if model_precision != "fp16-typed":
+                _keep_islands(trt, network, config)
+        profile = builder.create_optimization_profile()
+        for i in range(network.num_inputs):
+            tensor = network.get_input(i)
+            rest = tuple(tensor.shape)[1:]
+            sizes = (1, min(options.opt_batch, options.max_batch), options.max_batch)
+            profile.set_shape(tensor.name, *((size, *rest) for size in sizes))
+        config.add_optimization_profile(profile)
+        cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
+        config.set_timing_cache(cache, True)  # True: measurements of another machine are ignored, not an error.
+        with _progress(trt, config):
+            plan = builder.build_serialized_network(network, config)
+    except (RuntimeError, MemoryError, TypeError) as error:
+        # TypeError: pybind11 turns a null builder into it.
+        raise EngineError(f"TensorRT {trt.__version__} failed: {_reason(logger, error)}") from None
+    if plan is None:
+        raise EngineError(f"{model}: no engine: {_reason(logger)}")
+    timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def check_gpu(trt: Any, builder: Any, logger: Any) -> None:
+    """Builds one identity layer: a TensorRT without kernels for this GPU says so here, not minutes later."""
+    network = builder.create_network(_network_flags(trt, hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")))
+    tensor = network.add_input("x", trt.DataType.FLOAT, (1, 8))
+    network.mark_output(network.add_identity(tensor).get_output(0))
+    if builder.build_serialized_network(network, builder.create_builder_config()) is None:
+        raise EngineError(
+            f"TensorRT {trt.__version__} builds nothing for this GPU: {_reason(logger)}; install the version that "
+            "belongs to this JetPack (docs/tensorrt.md)"
+        )
+
+
+def store(engine: bytes, model: str, fingerprint: Fingerprint, metadata: dict[str, str]) -> Engine:
+    """Writes the engine file into the cache. No node finds it before admit()."""
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    path = cache_dir() / f"{fingerprint.key}.engine"
+    path.with_suffix(".json").unlink(missing_ok=True)
+    _write(path, engine)
+    return Engine(path, model, fingerprint, metadata, {}, hashlib.sha256(engine).hexdigest(), len(engine))
+
+
+def admit(engine: Engine, report: dict[str, Any]) -> None:
+    """Writes the file beside the engine that makes it one of the cache. report: of the comparison, empty without."""
+    content = {
+        "format": FORMAT, "model": engine.model, "fingerprint": asdict(engine.fingerprint), "metadata": engine.metadata,
+        "report": report, "sha256": engine.sha256, "size": engine.size,
+        "built": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(),
+    }  # fmt: skip
+    _write(engine.path.with_suffix(".json"), json.dumps(content, indent=1).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def make_logger(trt: Any, verbose: bool = False) -> Any:
+    """A logger that keeps the last errors, because TensorRT's calls return only that they failed."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+            if verbose and severity != trt.ILogger.Severity.VERBOSE:
+                print(f"[TensorRT] {message}")
+
+    return Logger()
+
+
+def _network_flags(trt: Any, strong: bool) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    if strong:
+        return 1 << int(flags.STRONGLY_TYPED)
+    # Before 10 a network without this flag has no dynamic batch; from 10 on there is no other kind.
+    return 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
+
+
+def _keep_islands(trt: Any, network: Any, config: Any) -> None:
+    """fp32 for the layers where half rounds too much, in a weakly typed network; see _HALF_PREFIX."""
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        kind = layer.type.name
+        if layer.name.startswith(_HALF_PREFIX) and kind not in _FLOAT_KINDS or kind in ("CONSTANT", "SHAPE"):
+            continue
+        types = [layer.get_output(j).dtype for j in range(layer.num_outputs)]
+        if types and all(dtype == trt.DataType.FLOAT for dtype in types):
+            layer.precision = trt.DataType.FLOAT
+            for j in range(layer.num_outputs):
+                layer.set_output_type(j, trt.DataType.FLOAT)
+
+
+@contextmanager
+def _progress(trt: Any, config: Any) -> Iterator[None]:
+    """A progress bar per phase of the build, where TensorRT reports them (10 and later); one line elsewhere."""
+    if not hasattr(trt, "IProgressMonitor"):
+        print(f"TensorRT {trt.__version__} builds; it reports no progress, and takes minutes")
+        yield
+        return
+    from tqdm import tqdm
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.bars: dict[str, tqdm] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=parent_phase is None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            bar = self.bars[phase_name]
+            bar.update(step + 1 - bar.n)
+            return True  # False would end the build.
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.bars.pop(phase_name).close()
+
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    try:
+        yield
+    finally:
+        for bar in monitor.bars.values():
+            bar.close()
+
+
+def _reason(logger: Any, error: Exception | None = None) -> str:
+    reason = logger.errors[-1] if logger.errors else str(error or "TensorRT gave no reason")
+    if "emory" in reason:
+        reason += " (less --workspace, fewer --max-people, or close other programs)"
+    return reason

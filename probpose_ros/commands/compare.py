@@ -1,0 +1,31 @@
+"""``probpose compare``: two files of one model on real images, such as fp32 and fp16-typed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("compare", help="two files of one model (fp32 and half, say) on real images")
+    parser.add_argument("reference", type=Path, metavar="REFERENCE.onnx")
+    parser.add_argument("other", type=Path, metavar="OTHER.onnx")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of .jpg or .png photographs")
+    parser.add_argument("--backend", default="onnxruntime", help="what runs OTHER (default: onnxruntime)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from probpose_ros.backends import load
+    from probpose_ros.backends.numerics import beyond_limits, compare, inputs_of, model_info, read_images
+
+    reference, other = load(args.reference, "onnxruntime"), load(args.other, args.backend)
+    info = model_info(reference, args.reference)
+    inputs = inputs_of(info, read_images(args.images))
+    report = compare(reference, other, inputs, info.kind)
+    print(f"{len(inputs)} inputs; {other.backend} beside onnxruntime:")
+    for name, value in report.items():
+        print(f"  {name}: {value:.3g}")
+    problems = beyond_limits(report, info.kind)
+    print("\n".join(problems) or "within the limits")
+    return 1 if problems else 0
