@@ -42,9 +42,9 @@ def assign(
         weight (N,) 0 where the score is not to be learned, else 1.
     """
     cells = len(scores)
-    index = torch.full((cells,), -1, dtype=torch.int64)
-    target = torch.zeros(cells)
-    weight = torch.ones(cells)
+    index = torch.full((cells,), -1, dtype=torch.int64, device=scores.device)
+    target = torch.zeros(cells, device=scores.device)
+    weight = torch.ones(cells, device=scores.device)
     if len(ignore):
         weight[contains(ignore, centers).any(dim=0)] = 0
     if len(truth) == 0:

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from probpose_ros.detector import PADDING_VALUE
+
 from .boxes import box_area
 from .labels import LabelledImage
 
-PAD = 114  # as probpose_ros.detector.letterbox
 MAX_BOXES = 160
 PERSON, IGNORE = 1, 2
 
@@ -73,7 +74,7 @@ class DetectorDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
         config, size = self.augmentation, self.size
-        canvas = np.full((size, size, 3), PAD if rng.random() < 0.7 else rng.integers(0, 256, 3), np.uint8)
+        canvas = np.full((size, size, 3), PADDING_VALUE if rng.random() < 0.7 else rng.integers(0, 256, 3), np.uint8)
         grid = 1 + rng.choice(len(config.mosaic), p=config.mosaic)
         inner = (np.arange(1, grid) + rng.uniform(-0.25, 0.25, (2, grid - 1))) * size / grid
         xs, ys = (np.array([0, *lines, size], int) for lines in inner)
