@@ -9,6 +9,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from tensorrt_double import Machine
 from tiny_models import person_image, write_tiny_detector, write_tiny_pose
 
 from probpose_ros import models
@@ -116,6 +117,19 @@ def test_doctor_when_all_is_well(bundled, capsys):
     assert call("doctor") == 0
     out = capsys.readouterr().out
     assert "probpose_small.onnx (tiny_pose, fp32" in out and out.endswith("the runtime can run\n")
+
+
+def test_doctor_about_the_gpu(bundled, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PROBPOSE_ENGINES", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert call("doctor") == 0
+    assert "fix: tensorrt cannot be imported" in capsys.readouterr().out
+    for name, module in Machine().modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert call("doctor") == 0
+    out = capsys.readouterr().out
+    assert "Orin (sm_87, CUDA 12.6, TensorRT 10.3.0, 8192 MB)" in out
+    assert f"build it: probpose build-engine {tmp_path / 'probpose_small.onnx'} --precision fp16" in out
 
 
 def test_doctor_without_models(monkeypatch, capsys):

@@ -31,8 +31,11 @@ MODULES: dict[str, tuple[str, str, bool]] = {
     "imageio_ffmpeg": ("MP4 that browsers play", "pip install imageio-ffmpeg", False),
     "torch": ("training and export", "pip install torch", False),
     "onnx": ("export", "pip install onnx", False),
-    "tensorrt": ("networks on an NVIDIA GPU", "part of JetPack; elsewhere pip install tensorrt", False),
-    "pycuda": ("networks on an NVIDIA GPU", "pip install pycuda", False),
+    "tensorrt": (
+        "networks on an NVIDIA GPU", "on a Jetson: sudo apt install python3-libnvinfer, and a virtual environment with "
+        "--system-site-packages; elsewhere: pip install tensorrt", False,
+    ),
+    "pycuda.driver": ("networks on an NVIDIA GPU", "PATH=/usr/local/cuda/bin:$PATH pip install pycuda", False),
     "rclpy": ("the ROS node", "source /opt/ros/<distribution>/setup.bash, or run 'make demo'", False),
     "probpose_msgs.msg": ("the ROS node", "colcon build, then source install/setup.bash", False),
 }  # fmt: skip
@@ -64,6 +67,7 @@ def examine() -> Iterator[Finding]:
     for module, (purpose, fix, needed) in MODULES.items():
         yield _module(module, purpose, fix, needed)
     yield from _models()
+    yield from _gpu()
 
 
 def _module(module: str, purpose: str, fix: str, needed: bool) -> Finding:
@@ -75,6 +79,8 @@ def _module(module: str, purpose: str, fix: str, needed: bool) -> Finding:
     found = str(getattr(loaded, "__version__", "installed"))
     if module == "onnxruntime":
         found += f" ({', '.join(loaded.get_available_providers())})"
+    if module == "torch":
+        found += f" (CUDA {loaded.version.cuda})" if loaded.cuda.is_available() else " (CPU only)"
     return Finding(module, True, found, needed=needed)
 
 
@@ -98,6 +104,32 @@ def _load(kind: str, name: str) -> str:
 
     model = Detector(name) if kind == "detector" else PoseModel(name)
     return f"{model.path} ({model.info.name}, {model.info.precision}, {model.path.stat().st_size / 1e6:.1f} MB)"
+
+
+def _gpu() -> Iterator[Finding]:
+    """The GPU as TensorRT sees it, and which of the default models have an engine for it."""
+    from probpose_ros.backends import engine
+    from probpose_ros.config import PipelineConfig
+    from probpose_ros.models import find_model
+
+    try:
+        device = engine.this_device()
+    except engine.EngineError as error:
+        yield Finding("GPU", False, "not used; onnxruntime is", _first_line(error))
+        return
+    found = f"{device.name} (sm_{device.sm}, CUDA {device.cuda}, TensorRT {device.tensorrt}, {device.memory_mb} MB)"
+    yield Finding("GPU", True, found)
+    config = PipelineConfig()
+    for kind, name in (("detector engine", config.detector), ("pose engine", config.model)):
+        try:
+            built = engine.find_engine(find_model(name), device)
+        except engine.EngineError as error:
+            yield Finding(kind, False, "none for this machine", _first_line(error))
+        except OSError:
+            continue  # No such model; its own row says so.
+        else:
+            values = built.fingerprint
+            yield Finding(kind, True, f"{built.path} ({values.precision}, batch 1 to {values.max_batch})")
 
 
 def _first_line(error: Exception) -> str:
