@@ -99,7 +99,7 @@ class PipelineConfig(Options):
     threads: int = option(0, "CPU threads of the networks; 0: all cores", minimum=0, maximum=256)
     detector_threshold: float = option(0.4, "Lowest score of a detected person", minimum=0.0, maximum=1.0, runtime=True)
     detector_iou: float = option(
-        0.6, "Overlap (IoU) above which the weaker of two boxes is dropped", minimum=0.0, maximum=1.0, runtime=True
+        0.5, "Overlap (IoU) above which the weaker of two boxes is dropped", minimum=0.0, maximum=1.0, runtime=True
     )
     max_people: int = option(8, "Most people per image, best first", minimum=1, maximum=100, runtime=True)
     presence_in: float = option(

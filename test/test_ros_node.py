@@ -369,7 +369,7 @@ def test_overlay_is_drawn_only_while_somebody_listens(
 
     drawn = []
     draw = channel.draw
-    monkeypatch.setattr(channel, "draw", lambda *args: drawn.append(1) or draw(*args))
+    monkeypatch.setattr(channel, "draw", lambda *args, **options: drawn.append(1) or draw(*args, **options))
     bench = make()
     bench.listen_to_results()
     publisher = bench.publisher()
