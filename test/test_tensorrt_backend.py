@@ -11,14 +11,20 @@ import threading
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from tensorrt_double import OUT_OF_MEMORY, UNSUPPORTED_SM, Machine
+from test_export import random_model
+from test_network import SMALL
 from tiny_models import POSE_INFO, person_image, with_changes, write_tiny_pose
 
 from probpose_ros.backends import BackendError, engine, load
 from probpose_ros.cli import main
 from probpose_ros.config import PipelineConfig
 from probpose_ros.pipeline import Pipeline
+from probpose_training.checkpoint import codec_of, pose_info
+from probpose_training.export import example_crops, export_pose, run
+from probpose_training.network import NetworkConfig
 
 VERSIONS = ("8.6.1", "10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")
 CROPS = np.random.default_rng(0).integers(0, 256, (5, 64, 48, 3), dtype=np.uint8)
@@ -91,11 +97,11 @@ def test_build_for_every_version(folder, tmp_path, monkeypatch, images, capsys, 
 
 
 def test_weakly_typed_networks_keep_fp32_after_the_network(machine, model):
-    """The tiny model has no layer of a network proper, so all that is not a constant must be held in fp32."""
+    """The tiny model has no layer of a network proper, so all its arithmetic must be held in fp32."""
     assert build(model) == 0
     (done,) = machine.builds
     assert "OBEY_PRECISION_CONSTRAINTS" in done["set_flags"]
-    held = [layer for layer in done["layers"] if layer.type.name != "CONSTANT"]
+    held = [layer for layer in done["layers"] if layer.type.name not in ("CONSTANT", "CAST")]
     assert held and all(layer.precision.name == "FLOAT" and layer.output_types for layer in held)
 
 
@@ -119,6 +125,23 @@ def test_islands_of_a_real_graph(machine, tmp_path):
     config = type("Config", (), {"set_flag": staticmethod(lambda flag: None)})
     engine._keep_islands(trt, network, config)
     assert held == ["/model/ln/Norm", "/maps/Sub"]
+
+
+def test_weights_stored_in_half_are_unpacked(machine, tmp_path):
+    """TensorRT gets the same network with constants for weights, and no Cast of one."""
+    config = NetworkConfig(**SMALL)
+    info = pose_info(config, "test")
+    export_pose(random_model(config), codec_of(info), info, tmp_path / "m.onnx", True, precision="fp16")
+    packed, plain = onnx.load(tmp_path / "m.onnx"), onnx.load_from_string(engine.unpacked(tmp_path / "m.onnx"))
+    onnx.checker.check_model(plain, full_check=True)
+    constants = {tensor.name for tensor in plain.graph.initializer}
+    convolutions = [node for node in plain.graph.node if node.op_type == "Conv"]
+    assert convolutions and all(node.input[1] in constants for node in convolutions)
+    assert not all(node.input[1] in {t.name for t in packed.graph.initializer} for node in convolutions)
+    crops = example_crops(config.input_size, 2)
+    for a, b in zip(run(packed, crops), run(plain, crops)):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    assert build(tmp_path / "m.onnx") == 0
 
 
 def test_second_build_uses_the_cache_and_the_timings(machine, model, folder, capsys):

@@ -26,6 +26,7 @@ FORMAT = "probpose engine 1"
 # decode, probabilities) keeps fp32, and so do the kinds below, wherever they are.
 _HALF_PREFIX = "/model/"
 _FLOAT_KINDS = ("NORMALIZATION", "REDUCE", "UNARY", "TOPK")
+_UNTYPED_KINDS = ("CONSTANT", "SHAPE", "CAST")  # They have no arithmetic whose precision could be chosen.
 
 
 class EngineError(BackendError):
@@ -254,7 +255,7 @@ def build(model: Path, model_precision: str, options: BuildOptions, timing_cache
         strong = is_strongly_typed(trt, model_precision)
         network = builder.create_network(_network_flags(trt, strong))
         parser = trt.OnnxParser(network, logger)
-        if not parser.parse(model.read_bytes()):
+        if not parser.parse(unpacked(model) if model_precision == "fp16" else model.read_bytes()):
             errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
             raise EngineError(f"{model}: TensorRT {trt.__version__} cannot take this network: {errors}")
         config = builder.create_builder_config()
@@ -281,6 +282,29 @@ def build(model: Path, model_precision: str, options: BuildOptions, timing_cache
         raise EngineError(f"{model}: no engine: {_reason(logger)}")
     timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
+
+
+def unpacked(model: Path) -> bytes:
+    """The ONNX file with plain float32 weights where they are stored in half behind a Cast.
+
+    onnxruntime folds those Casts away; TensorRT wants the weights of a convolution as constants.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError as error:
+        raise EngineError(f"onnx cannot be imported ({error}), to unpack {model}; run: pip install onnx") from None
+    content = onnx.load(str(model))
+    stored = {tensor.name: tensor for tensor in content.graph.initializer}
+    nodes = list(content.graph.node)
+    del content.graph.node[:]
+    for node in nodes:
+        if node.op_type == "Cast" and node.input[0] in stored:
+            weights = numpy_helper.to_array(stored[node.input[0]]).astype("float32")
+            stored[node.input[0]].CopyFrom(numpy_helper.from_array(weights, node.output[0]))
+        else:
+            content.graph.node.append(node)
+    return content.SerializeToString()
 
 
 def check_gpu(trt: Any, builder: Any, logger: Any) -> None:
@@ -351,7 +375,8 @@ def _keep_islands(trt: Any, network: Any, config: Any) -> None:
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         kind = layer.type.name
-        if layer.name.startswith(_HALF_PREFIX) and kind not in _FLOAT_KINDS or kind in ("CONSTANT", "SHAPE"):
+        may_be_half = layer.name.startswith(_HALF_PREFIX) and kind not in _FLOAT_KINDS
+        if may_be_half or kind in _UNTYPED_KINDS:
             continue
         types = [layer.get_output(j).dtype for j in range(layer.num_outputs)]
         if types and all(dtype == trt.DataType.FLOAT for dtype in types):

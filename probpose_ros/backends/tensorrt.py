@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import RLock, get_ident
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,12 +40,13 @@ class GpuWorker:
     """
 
     _shared: GpuWorker | None = None
-    _lock = Lock()
+    _lock = RLock()
 
     def __init__(self) -> None:
         self.cuda = import_pycuda()
         self.users = 0
         self._thread = ThreadPoolExecutor(1, "tensorrt")
+        self._ident = self._thread.submit(get_ident).result()
         try:
             self.do(self._start)
         except self.cuda.Error as error:
@@ -66,10 +67,12 @@ class GpuWorker:
             if self.users == 0:
                 GpuWorker._shared = None
                 self.do(self._stop)
-                self._thread.shutdown()
+                self._thread.shutdown(wait=False)
 
     def do(self, function: Callable[..., Result], *args: Any) -> Result:
         """The function's result or exception, from the worker thread."""
+        if get_ident() == self._ident:  # The garbage collector, freeing a session, happened to run there.
+            return function(*args)
         return self._thread.submit(_call, function, *args).result()
 
     def _start(self) -> None:
@@ -147,7 +150,7 @@ class TensorRTSession:
         context = engine.create_execution_context()
         if context is None:
             raise BackendError(f"{self.engine.path}: {self._reason('no execution context')}")
-        self._objects += [context, engine, runtime]
+        self._objects += [context, engine, runtime, logger]
         try:
             for i in range(engine.num_io_tensors):
                 name = engine.get_tensor_name(i)
@@ -164,6 +167,7 @@ class TensorRTSession:
     def _run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         cuda, stream, context = self._worker.cuda, self._worker.stream, self._objects[0]
         rows = len(next(iter(feed.values())))
+        self._logger.errors.clear()
         try:
             for name, value in feed.items():
                 host, device = self._buffers[name]
