@@ -263,7 +263,8 @@ def make_tensorrt(machine: Machine) -> ModuleType:
     class Layer:
         precision = None
         num_outputs = 1
-        kinds = {"Conv": "CONVOLUTION", "ReduceSum": "REDUCE", "ReduceMean": "REDUCE", "Constant": "CONSTANT", "Cast": "CAST"}
+        kinds = {"Conv": "CONVOLUTION", "ReduceSum": "REDUCE", "ReduceMean": "REDUCE", "Cast": "CAST"}
+        kinds["Constant"] = "CONSTANT"
 
         def __init__(self, node: onnx.NodeProto) -> None:
             self.name, self.type = node.name, SimpleNamespace(name=self.kinds.get(node.op_type, "ELEMENTWISE"))

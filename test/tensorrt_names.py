@@ -37,6 +37,7 @@ GIVES = {
 TEXT = ("ILayer.name", "ITensor.name")  # Python's own from here on.
 ENUMS = ("LayerType", "DataType")
 
+
 def used_names() -> set[str]:
     """Dotted names below the module: ``Builder.create_network``, ``BuilderFlag.FP16``, ``ILogger.Severity.ERROR``."""
     found: set[str] = set()
@@ -103,6 +104,7 @@ def record(wheel: Path) -> tuple[str, list[str]]:
 
 def _stand_ins(library: Path, folder: Path) -> None:
     """Empty libraries of the names that ``library`` needs; the first has its undefined functions, which do nothing."""
+
     def output(*command: str | Path) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

@@ -45,9 +45,7 @@ class Session(Protocol):
         ...
 
 
-def load(
-    path: str | Path, backend: str = "auto", threads: int = 0, allow_fallback: bool = False
-) -> Session:
+def load(path: str | Path, backend: str = "auto", threads: int = 0, allow_fallback: bool = False) -> Session:
     """The network of a model file.
 
     Args:
