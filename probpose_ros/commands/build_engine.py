@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         engines.file_sha256(path), device.tensorrt, device.cuda, device.sm, args.precision, args.max_people
     )
     target = engines.cache_dir() / f"{fingerprint.key}.engine"
-    print(f"{path} ({info.kind}, typed {info.precision}) -> {target}")
+    print(f"{path} ({info.kind}, {info.precision} file) -> {target}")
     print(f"  for TensorRT {device.tensorrt}, CUDA {device.cuda}, sm_{device.sm} ({device.name})")
     print(f"  {args.precision}, batch 1 to {args.max_people}, {workspace} MB of workspace")
     if args.dry_run:
