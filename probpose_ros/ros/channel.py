@@ -70,7 +70,9 @@ class Channel:
         self.prefix = f"{name}/" if name else ""
         self.stats = Stats(config.stale_after)
         self.camera: Pinhole | None = None
-        self.camera_problem, self._problem_said = "no camera_info yet", False
+        # The executor's thread says what is wrong with camera_info, the worker's whether it fits the images: each in a
+        # place of its own, so that neither overwrites newer words of the other.
+        self._info_problem, self._size_problem, self._problem_said = "no camera_info yet", "", ""
         self.sequence = self.status_sequence = 0
         self.header = Header()  # of the newest image
         self.subscribed_at: float | None = None
@@ -147,9 +149,10 @@ class Channel:
         self.sequence += 1
         self.stats.finished(result.state, people.age_ms, error)
 
-        if self._camera_fits(result) and self.camera and self.markers.get_subscription_count():
-            config, polygons = self.config, [zone.polygon for zone in zones]
-            self.markers.publish(people_markers(result, polygons, header, self.camera, config))
+        camera = self._usable_camera(result)
+        if camera and self.markers.get_subscription_count():
+            polygons = [zone.polygon for zone in zones]
+            self.markers.publish(people_markers(result, polygons, header, camera, self.config))
         if image is not None and self.overlay.get_subscription_count():
             self.overlay.publish(bgr_to_image(draw(image, result, level=self.config.drawn_level), header))
 
@@ -219,29 +222,29 @@ class Channel:
         stamp = Time.from_msg(header.stamp).nanoseconds
         return (self.node.get_clock().now().nanoseconds - stamp) / 1e6 if stamp else math.nan
 
+    @property
+    def camera_problem(self) -> str:
+        """Why there are no markers; empty when camera_info is good."""
+        return self._info_problem or self._size_problem
+
     def _on_camera_info(self, info: CameraInfo) -> None:
         try:
-            self.camera, problem = Pinhole.from_camera_info(info), ""
+            self.camera, self._info_problem = Pinhole.from_camera_info(info), ""
         except ValueError as error:
-            self.camera, problem = None, str(error)
-        self._set_camera_problem(problem)
+            self.camera, self._info_problem = None, str(error)
 
-    def _camera_fits(self, result: FrameResult) -> bool:
-        """Whether markers in metres are possible; says once why not."""
-        size = (result.image_width, result.image_height)
-        if self.camera is None:
-            self._set_camera_problem(self.camera_problem)
-            return False
-        camera_size = (self.camera.width, self.camera.height)
-        fits = size == camera_size
-        self._set_camera_problem("" if fits else f"camera_info is for {camera_size} px, the images have {size} px")
-        return fits
-
-    def _set_camera_problem(self, problem: str) -> None:
-        if problem and (problem != self.camera_problem or not self._problem_said):
-            self._problem_said = True
+    def _usable_camera(self, result: FrameResult) -> Pinhole | None:
+        """The camera for markers in metres; without one, says once why."""
+        camera, size = self.camera, (result.image_width, result.image_height)
+        self._size_problem = ""
+        if camera is not None and size != (camera.width, camera.height):
+            mismatch = f"camera_info is for {(camera.width, camera.height)} px, the images have {size} px"
+            self._size_problem = mismatch
+        problem = self.camera_problem
+        if problem and problem != self._problem_said:
             self.node.get_logger().warning(f"{self.prefix}markers are not published: {problem}")
-        self.camera_problem = problem
+        self._problem_said = problem
+        return None if problem else camera
 
     def _on_incompatible(self, topic: str) -> Callable[[Any], None]:
         def log(event: Any) -> None:
