@@ -50,17 +50,18 @@ def start(context) -> list:
     """The actions, now that the arguments have values."""
     given = {name: LaunchConfiguration(name).perform(context).strip() for name in context.launch_configurations}
     params_file = given["params_file"] or str(share_file("config/pose.yaml"))
-    if not os.path.isfile(params_file):
-        raise FileNotFoundError(f"params_file:={params_file}: there is no such file; give a YAML file or leave it out")
+    namespace = given["namespace"].strip("/")
+    params = node_parameters(params_file, namespace)
     overrides = parameter_overrides(given)
+    cameras = overrides.get("cameras") or params.get("cameras") or []
 
     node = LifecycleNode(
         package="probpose_ros",
         executable="pose_node",
         name="pose_node",
-        namespace=given["namespace"],
+        namespace=namespace,
         parameters=[params_file, {**overrides, "autostart": False}],
-        remappings=remappings(given, overrides.get("cameras") or cameras_of(params_file)),
+        remappings=remappings(given, cameras),
         additional_env=transport_environment(),
         output="screen",
         on_exit=OpaqueFunction(function=stop),
@@ -76,14 +77,15 @@ def start(context) -> list:
     actions = [
         node,
         when_configured("inactive", change(Transition.TRANSITION_ACTIVATE)),
-        when_configured("unconfigured", OpaqueFunction(function=stop)),
+        when_configured("unconfigured", OpaqueFunction(function=give_up)),
         change(Transition.TRANSITION_CONFIGURE),
     ]
     if given["depth_topic"]:
         actions.append(LogInfo(msg=f"depth_topic:={given['depth_topic']} is ignored: this version does not use depth"))
     if given["rviz"] == "true":
-        topics = {name: f"/{given['namespace']}/{name}" for name in ("image", "camera_info", "markers", "overlay")}
-        topics.update({name: given[f"{name}_topic"] for name in ("image", "camera_info") if given[f"{name}_topic"]})
+        prefix = "/".join(["", *filter(None, [namespace, *cameras[:1]])])  # of several cameras, the first
+        topics = {name: f"{prefix}/{name}" for name in ("image", "camera_info", "markers", "overlay")}
+        topics.update({name.split("/")[-1]: topic for name, topic in reversed(remappings(given, cameras[:1]))})
         actions.append(
             Node(
                 package="rviz2",
@@ -98,8 +100,16 @@ def start(context) -> list:
 
 
 def stop(context) -> list:
-    """Ends the launch when the node has ended or cannot be configured; shutting down twice would be an error itself."""
-    return [] if context.is_shutdown else [EmitEvent(event=Shutdown(reason="the pose node does not run"))]
+    """Ends the launch when the node has ended, as a failure if the node failed."""
+    if context.is_shutdown:  # shutting down twice would be an error itself
+        return []
+    if context.locals.event.returncode:
+        raise RuntimeError("the pose node has failed; its message is above")
+    return [EmitEvent(event=Shutdown(reason="the pose node has ended"))]
+
+
+def give_up(context) -> list:
+    raise RuntimeError("the pose node cannot be configured; its message is above")
 
 
 def parameter_overrides(given: dict) -> dict:
@@ -115,11 +125,26 @@ def parameter_overrides(given: dict) -> dict:
     return overrides
 
 
-def cameras_of(params_file: str) -> list:
-    """The cameras that a params file names under /**."""
-    with open(params_file, encoding="utf-8") as file:
-        content = yaml.safe_load(file) or {}
-    return ((content.get("/**") or {}).get("ros__parameters") or {}).get("cameras") or []
+def node_parameters(params_file: str, namespace: str) -> dict:
+    """What a params file says to this node. One that says nothing is refused: ROS would ignore it without a word."""
+    if not os.path.isfile(params_file):
+        raise FileNotFoundError(f"params_file:={params_file}: there is no such file; give a YAML file or leave it out")
+    try:
+        with open(params_file, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"params_file:={params_file}: not YAML: {' '.join(str(error).split())}") from None
+    content = content if isinstance(content, dict) else {}
+    nested = content.get(namespace) or content.get(f"/{namespace}")
+    name = f"/{namespace}/pose_node" if namespace else "/pose_node"
+    sections = [content.get(key) for key in ("/**", "/**/pose_node", "/*/pose_node", name, name[1:])]
+    sections += [nested.get("pose_node")] if isinstance(nested, dict) else []
+    sections = [section for section in sections if isinstance(section, dict) and "ros__parameters" in section]
+    if not sections:
+        raise ValueError(
+            f"params_file:={params_file}: nothing in it is for {name}; begin with /**: and ros__parameters:"
+        )
+    return {key: value for section in sections for key, value in (section["ros__parameters"] or {}).items()}
 
 
 def remappings(given: dict, cameras: list) -> list:

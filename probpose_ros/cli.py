@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
-        print(f"probpose: error: {error}", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"probpose: error: {told}", file=sys.stderr)
         if isinstance(error, ModuleNotFoundError):
             print("`probpose doctor` shows what is missing and how to install it", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -114,6 +115,9 @@ class PipelineConfig(Options):
     )
 
 
+_CAMERA = re.compile("[A-Za-z_][A-Za-z0-9_]*")  # a part of a topic's name
+
+
 @dataclass(frozen=True)
 class NodeConfig(Options):
     """Topics and behaviour of the ROS node; the pipeline's options stand beside these."""
@@ -151,3 +155,10 @@ class NodeConfig(Options):
     marker_lifetime: float = option(
         0.3, "Seconds a marker stays without renewal", minimum=0.05, maximum=10.0, runtime=True
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.cameras)) < len(self.cameras) or not all(_CAMERA.fullmatch(name) for name in self.cameras):
+            raise ConfigError(
+                f"cameras = {self.cameras!r}: must be different names of letters, digits and _, no digit first"
+            )

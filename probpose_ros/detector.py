@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from probpose_ros.backends import TensorSpec, check_tensors, load
+from probpose_ros.config import PipelineConfig
 from probpose_ros.model_info import METADATA_KEY, DetectorInfo, from_json
 from probpose_ros.models import find_model
 from probpose_ros.types import Detections
@@ -70,9 +71,15 @@ class Detector:
     """
 
     def __init__(
-        self, model: str | Path, threshold: float = 0.4, iou: float = 0.6, max_people: int = 8,
-        backend: str = "auto", threads: int = 0, allow_fallback: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: str | Path,
+        threshold: float = PipelineConfig.detector_threshold,
+        iou: float = PipelineConfig.detector_iou,
+        max_people: int = PipelineConfig.max_people,
+        backend: str = "auto",
+        threads: int = 0,
+        allow_fallback: bool = False,
+    ) -> None:
         self.path = find_model(model)
         self.session = load(self.path, backend, threads, allow_fallback)
         self.info: DetectorInfo = from_json(self.session.metadata.get(METADATA_KEY), "detector", str(self.path))

@@ -15,9 +15,7 @@ import numpy as np
 PADDING = 1.25
 
 
-def bbox_to_window(
-    bbox: np.ndarray, aspect: float, padding: float = PADDING
-) -> tuple[np.ndarray, np.ndarray]:
+def bbox_to_window(bbox: np.ndarray, aspect: float, padding: float = PADDING) -> tuple[np.ndarray, np.ndarray]:
     """Centre and size of the activation window of a bbox.
 
     Args:

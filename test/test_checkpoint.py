@@ -139,7 +139,18 @@ def test_pickled_objects_are_refused_unopened(tmp_path, capsys):
     assert not (tmp_path / "planted").exists() and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no torch file", [1, 2], {"state_dict": {"a": 1}}, {"a": 1}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no torch file",
+        b"\xff\xd8\xff\xe0\x00\x10JFIF",
+        b"\x80\x02jabcd.",
+        [1, 2],
+        {"state_dict": {"a": 1}},
+        {"a": 1},
+    ],
+)
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "x.pth"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)

@@ -51,3 +51,9 @@ def test_values_take_the_options_type():
     assert isinstance(config.detector_threshold, float)
     assert config.levels == [0.5, 0.9]
     assert PipelineConfig().levels is not PipelineConfig().levels  # no default that all share and one may change
+
+
+@pytest.mark.parametrize("cameras", [["front cam"], ["1st"], ["a", "a"], [""]])
+def test_camera_names_become_topics(cameras):
+    with pytest.raises(ConfigError, match="cameras = .*: must be different names of letters, digits and _"):
+        NodeConfig(cameras=cameras)

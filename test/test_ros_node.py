@@ -189,6 +189,8 @@ def test_broken_images_are_answered_unknown_and_counted(make: Callable[..., Benc
         assert bench.answer(publisher, msg).state == PersonPoseArray.UNKNOWN
         zones = bench.answer(publisher, msg, "zones")
         assert zones.state == ZoneArray.UNKNOWN and zones.zones and not zones.observed_area
+        for corner in zones.zones[-1].polygon:  # the whole view, or no polygon where not even the size is known
+            assert corner.x >= 0 and corner.y >= 0
     errors = bench.node.channels[0].stats.errors
     assert errors >= 4
     status = bench.until(lambda: [m for m in bench.messages["status"] if m.errors >= 4], "status")[-1]

@@ -148,3 +148,9 @@ def test_doctor_without_onnxruntime_and_torch(bundled, monkeypatch, capsys):
     assert call("doctor") == 1
     out = capsys.readouterr().out
     assert "fix: pip install onnxruntime" in out and "the runtime cannot run: onnxruntime" in out
+
+
+def test_pictures_with_one_stem_keep_their_own_overlays():
+    names = ["a.jpg", "a.png", "b.jpg"]
+    assert [run.overlay_name(name, names) for name in names] == ["a.jpg.png", "a.png.png", "b.png"]
+    assert run.overlay_name("photo.jpg", None) == "photo.png"

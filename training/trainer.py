@@ -25,6 +25,8 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
+from probpose_training.checkpoint import read_tensors
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -210,7 +212,7 @@ def _save(path: Path, task: Any, optimizer: Any, average: torch.nn.Module | None
 
 
 def _restore(path: Path, task: Any, optimizer: Any, average: torch.nn.Module | None) -> int:
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_tensors(path)
     task.model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if average is not None and state["average"] is not None:

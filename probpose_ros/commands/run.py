@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
+from pathlib import Path
 
 from probpose_ros.config import PipelineConfig, allowed
 
@@ -46,8 +48,6 @@ def pipeline_config(args: argparse.Namespace) -> PipelineConfig:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     import cv2
     from tqdm import tqdm
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
                 print(line)
             elif video:
                 video.write(draw(image, frame, args.margin))
-            elif not cv2.imwrite(str(path := out / f"{Path(name).stem}.png"), draw(image, frame, args.margin)):
+            elif not cv2.imwrite(str(path := out / overlay_name(name, source.names)), draw(image, frame, args.margin)):
                 raise OSError(f"{path}: cannot be written")
             count, people = count + 1, people + len(frame.people)
             if count == args.max_frames:
@@ -96,3 +96,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{count} images, {people} people -> {out}")
     return 0
+
+
+def overlay_name(name: str, names: Sequence[str] | None) -> str:
+    """photo.jpg -> photo.png; photo.jpg.png where another picture of the folder has the same stem."""
+    alike = sum(Path(other).stem == Path(name).stem for other in names or [name])
+    return f"{Path(name).name if alike > 1 else Path(name).stem}.png"

@@ -100,7 +100,8 @@ def zones_message(
     array's state is UNKNOWN as soon as there is a zone. delta: of the calibration, if its kind is PAC.
     """
     width, height = result.image_width, result.image_height
-    view = points(np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float))
+    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
+    view = points(corners) if width and height else []  # of a broken image not even the size is known
     searched = result.state in (FrameState.OK, FrameState.NO_PERSON_DETECTED)
     nobody = result.state == FrameState.NO_PERSON_DETECTED
     made = [

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from probpose_ros.config import PipelineConfig
 from probpose_ros.detector import Detector
 from probpose_training.metrics.bootstrap import DRAWS, bootstrap
 
@@ -23,9 +24,9 @@ from .teacher import RTMDet
 BUDGETS = (0.25, 0.5, 1.0, 2.0)  # false detections per image
 
 
-def of_model(model: str) -> Callable[[np.ndarray], np.ndarray]:
+def of_model(model: str, iou: float) -> Callable[[np.ndarray], np.ndarray]:
     """A model file through the run time: image (H, W, 3) BGR -> (N, 5) xyxy image px, score."""
-    detector = Detector(model, threshold=0.02, max_people=100, backend="onnxruntime", threads=1)
+    detector = Detector(model, threshold=0.02, iou=iou, max_people=100, backend="onnxruntime", threads=1)
 
     def detect(image: np.ndarray) -> np.ndarray:
         found = detector([image])[0]
@@ -40,12 +41,13 @@ def main() -> None:
     parser.add_argument("--images", required=True)
     parser.add_argument("--model", default="person_detector", help="bundled name or ONNX file (default: %(default)s)")
     parser.add_argument("--peer", required=True, help="rtmdet_nano_person.onnx")
+    parser.add_argument("--iou", type=float, default=PipelineConfig.detector_iou, help="of NMS (default: %(default)s)")
     parser.add_argument("--draws", type=int, default=DRAWS, help="of the bootstrap over images (default: %(default)s)")
     args = parser.parse_args()
 
     data = CocoBoxes(args.annotations, args.images)
     all_found = {}
-    detectors: dict[str, Callable] = {"ours": of_model(args.model), "RTMDet-nano at 320": RTMDet(args.peer)}
+    detectors: dict[str, Callable] = {"ours": of_model(args.model, args.iou), "RTMDet-nano at 320": RTMDet(args.peer)}
     for name, detect in detectors.items():
         start = time.perf_counter()
         all_found[name] = [detect(image) for image in data.images]
