@@ -94,6 +94,10 @@ def test_unknown_sections_and_tasks_are_named(tmp_path):
     paint_people(tmp_path, 2)
     with pytest.raises(ValueError, match="unknown section optimiser; the sections are: task, network"):
         PoseTask({**recipe(tmp_path), "optimiser": {}})
+    with pytest.raises(ValueError, match="codec: unknown section padding; the sections are: profile"):
+        PoseTask({**recipe(tmp_path), "codec": {"padding": 1.5}})
+    with pytest.raises(ValueError, match="data: train and val must be given"):
+        PoseTask({**recipe(tmp_path), "data": {"root": str(tmp_path)}})
     path = tmp_path / "r.yaml"
     path.write_text("task: segmentation\n")
     assert load(path, [])["task"] == "segmentation"

@@ -55,8 +55,10 @@ def build(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
     return cls(**values)
 
 
-def take(config: dict[str, Any], sections: tuple[str, ...], where: str) -> dict[str, Any]:
-    """The recipe itself, if it has no other sections than these."""
+def take(config: dict[str, Any], sections: tuple[str, ...], where: str, needed: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A part of the recipe, if it has no other sections than these and all that are ``needed``."""
     if unknown := sorted(set(config) - set(sections)):
         raise ValueError(f"{where}: unknown section {', '.join(unknown)}; the sections are: {', '.join(sections)}")
+    if missing := [name for name in needed if not config.get(name)]:
+        raise ValueError(f"{where}: {' and '.join(missing)} must be given")
     return config

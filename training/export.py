@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from probpose_ros.codec import Codec
-from probpose_ros.model_info import METADATA_KEY, PoseInfo
+from probpose_ros.model_info import METADATA_KEY, ModelInfo, PoseInfo
 from probpose_training.checkpoint import codec_of
 from probpose_training.graph import PoseGraph, PoseResult
 from probpose_training.half_precision import half_arithmetic
@@ -86,12 +86,17 @@ def export_pose(
 
     if not with_probmap:
         exported.graph.output.remove(next(o for o in exported.graph.output if o.name == "probmap"))
-    helper.set_model_props(exported, {METADATA_KEY: replace(info, precision=precision).to_json()})
+    write_model(exported, replace(info, precision=precision), path)
+    return report
+
+
+def write_model(exported: onnx.ModelProto, info: ModelInfo, path: Path | str) -> None:
+    """Checks the graph and writes it with what it says about itself; whoever reads meanwhile finds a whole file."""
+    helper.set_model_props(exported, {METADATA_KEY: info.to_json()})
     onnx.checker.check_model(exported, full_check=True)
     temporary = f"{path}.part"
     onnx.save(exported, temporary)
     os.replace(temporary, path)
-    return report
 
 
 def to_onnx(graph: nn.Module, input_size: tuple[int, int], names: Sequence[str]) -> onnx.ModelProto:

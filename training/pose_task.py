@@ -30,11 +30,13 @@ class PoseTask:
     def __init__(self, config: dict[str, Any], where: str = "config") -> None:
         take(config, SECTIONS, where)
         self.network = build(NetworkConfig, config.get("network"), "network")
-        self.codec = Codec(self.network.input_size, self.network.map_size, **config.get("codec") or {})
+        self.codec = Codec(
+            self.network.input_size, self.network.map_size, **take(config.get("codec") or {}, ("profile",), "codec")
+        )
         self.model = ProbPose(self.network)
         self._loss = PoseLoss(self.codec, build(LossConfig, config.get("loss"), "loss"), self.network)
         self.card = {"name": "probpose", **take(config.get("card") or {}, ("name", "trained_on", "licence"), "card")}
-        data = take(config.get("data") or {}, ("root", "train", "val"), "data")
+        data = take(config.get("data") or {}, ("root", "train", "val"), "data", needed=("train", "val"))
         root = Path(data.get("root", "."))
         seed = (config.get("train") or {}).get("seed", 0)
         augmentation = build(AugmentationConfig, config.get("augmentation"), "augmentation")

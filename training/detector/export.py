@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import helper
 from torch import Tensor, nn
 
-from probpose_ros.model_info import METADATA_KEY, DetectorInfo
+from probpose_ros.model_info import DetectorInfo
 from probpose_training.export import (
     PRECISIONS,
     ExportError,
@@ -23,6 +20,7 @@ from probpose_training.export import (
     run_onnx,
     to_half,
     to_onnx,
+    write_model,
 )
 
 from .network import PersonDetector, prepare
@@ -71,11 +69,7 @@ def export_detector(
         rounding = compare(found, run_onnx(exported, images, OUTPUTS))
         check(f"fp32 and {precision}", rounding, **ROUNDED)
         report.update({f"fp16_{name}": value for name, value in rounding.items()})
-    helper.set_model_props(exported, {METADATA_KEY: replace(info, precision=precision).to_json()})
-    onnx.checker.check_model(exported, full_check=True)
-    temporary = f"{path}.part"
-    onnx.save(exported, temporary)
-    os.replace(temporary, path)
+    write_model(exported, replace(info, precision=precision), path)
     return report
 
 

@@ -40,7 +40,7 @@ class DetectorTask:
             **take(config.get("card") or {}, ("name", "trained_on", "licence"), "card"),
         }
         keys = ("root", "train", "val", "person_score", "ignore_score", "sizes", "background_repeats")
-        data = take(config.get("data") or {}, keys, "data")
+        data = take(config.get("data") or {}, keys, "data", needed=("train", "val"))
         root = Path(data.get("root", "."))
         images: list[LabelledImage] = []
         for entry in data["train"]:
