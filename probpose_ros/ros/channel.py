@@ -24,9 +24,11 @@ from probpose_ros.draw import draw
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.ros import qos
 from probpose_ros.ros.convert import people_message, zones_message
+from probpose_ros.ros.foxglove import ImageAnnotations, image_annotations
 from probpose_ros.ros.images import bgr_to_image
 from probpose_ros.ros.markers import Pinhole, people_markers
 from probpose_ros.ros.stats import Stats, rate
+from probpose_ros.tracking import Tracker
 from probpose_ros.types import FrameResult, FrameState
 from probpose_ros.zones import person_zone
 
@@ -65,9 +67,12 @@ class ModelFacts:
 class Channel:
     """Publishers from the start, subscriptions between ``subscribe`` and ``unsubscribe``."""
 
-    def __init__(self, node: Node, name: str, config: NodeConfig, levels: list[float], facts: ModelFacts) -> None:
+    def __init__(
+        self, node: Node, name: str, config: NodeConfig, levels: list[float], facts: ModelFacts, tracker: Tracker
+    ) -> None:
         self.node, self.name, self.config, self.levels, self.facts = node, name, config, levels, facts
         self.prefix = f"{name}/" if name else ""
+        self.tracker = tracker
         self.stats = Stats(config.stale_after)
         self.camera: Pinhole | None = None
         # The executor's thread says what is wrong with camera_info, the worker's whether it fits the images: each in a
@@ -84,6 +89,10 @@ class Channel:
         self.overlay = create(Image, self.prefix + "overlay", qos.OVERLAY)
         self.status = create(Status, self.prefix + "status", qos.heartbeat(config.status_rate))
         self.publishers = [self.keypoints, self.zones, self.markers, self.overlay, self.status]
+        self.annotations = None  # where foxglove_msgs is not installed
+        if ImageAnnotations is not None:
+            self.annotations = create(ImageAnnotations, self.prefix + "annotations", qos.OUTPUT)
+            self.publishers.append(self.annotations)
         self.subscriptions: list[Any] = []
 
     def subscribe(self, put: Callable[[Channel, Any], bool]) -> None:
@@ -111,6 +120,7 @@ class Channel:
     def reconfigure(self, config: NodeConfig) -> None:
         self.config = config
         self.stats.stale_after = config.stale_after
+        self.tracker.keep = config.track_keep
 
     def unsubscribe(self) -> None:
         for subscription in self.subscriptions:
@@ -128,7 +138,13 @@ class Channel:
     ) -> None:
         """Everything that follows from one result. ``taken``: when the image arrived (time.perf_counter)."""
         self.header = header
+        if image is not None:
+            tracked = self.tracker.update(result.people, Time.from_msg(header.stamp).nanoseconds / 1e9)
+            result = replace(result, people=tuple(tracked))
+        # Zones come from who is seen in this image; whoever is LOST joins after them.
         zones = [person_zone(person) for person in result.people]
+        if image is not None and self.config.track_lost:
+            result = replace(result, people=(*result.people, *self.tracker.lost()))
         facts = self.facts
         people = people_message(
             result, header, self.levels, facts.model, self.config.polygons, facts.calibration_id
@@ -149,9 +165,11 @@ class Channel:
         self.sequence += 1
         self.stats.finished(result.state, people.age_ms, error)
 
+        polygons = [zone.polygon for zone in zones]
+        if self.annotations is not None and self.annotations.get_subscription_count():
+            self.annotations.publish(image_annotations(result, polygons, header, self.config.drawn_level))
         camera = self._usable_camera(result)
         if camera and self.markers.get_subscription_count():
-            polygons = [zone.polygon for zone in zones]
             self.markers.publish(people_markers(result, polygons, header, camera, self.config))
         if image is not None and self.overlay.get_subscription_count():
             self.overlay.publish(bgr_to_image(draw(image, result, level=self.config.drawn_level), header))

@@ -106,12 +106,12 @@ def _add_person(made: dict[str, Marker], person: Person, camera: Pinhole, config
         return
     ellipses = person.regions.ellipses[:, person.regions.nearest(config.drawn_level)]
     for k in np.flatnonzero(drawn & np.isfinite(ellipses).all(axis=1)):
-        rim = camera.points(_rim(ellipses[k]), depth)
+        rim = camera.points(ellipse_rim(ellipses[k]), depth)
         made["ellipses"].points += [rim[i] for i in FAN]
         made["ellipses"].colors += [_color(COLORS[KeypointState(person.states[k])], 0.25)] * len(FAN)
 
 
-def _rim(ellipse: np.ndarray) -> np.ndarray:
+def ellipse_rim(ellipse: np.ndarray) -> np.ndarray:
     """(RIM, 2) px on the outline of an ellipse x, y, semi_major, semi_minor, theta."""
     x, y, major, minor, theta = ellipse.astype(float)
     angle = np.arange(RIM) * (2 * np.pi / RIM)
