@@ -33,9 +33,9 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         *((f"share/{NAME}/{folder}", sorted(glob(f"{folder}/*.*"))) for folder in ("launch", "config", "models")),
     ],
-    install_requires=["numpy>=1.21", "onnxruntime", "opencv-python>=4.5", "PyYAML", "tqdm"],
+    install_requires=["numpy>=1.21", "onnxruntime", "opencv-python>=4.5", "PyYAML", "scipy", "tqdm"],
     extras_require={
-        "training": "jinja2 lightning-fabric matplotlib onnx pycocotools scipy tensorboard torch".split(),
+        "training": "jinja2 lightning-fabric matplotlib onnx pycocotools tensorboard torch".split(),
     },
     zip_safe=False,
     entry_points={

@@ -135,6 +135,13 @@ class NodeConfig(Options):
         0.1, "Seconds without a result after which the state is STALE (or three frame times, if longer)",
         minimum=0.02, maximum=10.0, runtime=True,
     )  # fmt: skip
+    track_keep: float = option(
+        1.0, "Seconds for which a person who is not found keeps the id, to get it back when found again",
+        minimum=0.0, maximum=10.0, runtime=True,
+    )  # fmt: skip
+    track_lost: bool = option(
+        False, "Also list people who are not found in the image (LOST), where they are believed to be", runtime=True
+    )
     polygons: bool = option(
         False,
         "Fill in Region.polygon of the keypoints "

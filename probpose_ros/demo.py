@@ -145,10 +145,11 @@ def run_without_ros(args: argparse.Namespace, frames: int | None, rate: float) -
     from probpose_ros.recording import Recording
     from probpose_ros.serialize import frame_to_dict
     from probpose_ros.sources import open_source
+    from probpose_ros.tracking import Tracker
     from probpose_ros.virtual_camera import VirtualCamera
 
     config = PipelineConfig(model=args.model, detector=args.detector)
-    pipeline = Pipeline(config)
+    pipeline, tracker = Pipeline(config), Tracker()
     images = (
         iter(VirtualCamera(frames or VIRTUAL_FRAMES))
         if args.source is None
@@ -158,7 +159,7 @@ def run_without_ros(args: argparse.Namespace, frames: int | None, rate: float) -
     try:
         for count, image in enumerate(tqdm(itertools.islice(images, frames), total=frames, unit="frame")):
             began = time.time()
-            result = pipeline(image)
+            result = tracker.track(pipeline(image), count / rate)
             values = frame_to_dict(
                 result, levels=config.levels, model=pipeline.pose.info.name, stamp=began, sequence=count,
                 age_ms=1e3 * (time.time() - began),

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from probpose_ros.pipeline import Pipeline
     from probpose_ros.serialize import frame_to_dict, to_json
     from probpose_ros.sources import open_source
+    from probpose_ros.tracking import Tracker
     from probpose_ros.video import VideoWriter
 
     if not 0 <= args.margin <= 2:
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-frames {args.max_frames}: must be at least 1")
     config = pipeline_config(args)
     source = open_source(args.source)
-    pipeline = Pipeline(config)
+    pipeline, tracker = Pipeline(config), Tracker()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     place = Path(args.source).resolve()
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
             video = stack.enter_context(VideoWriter(out / f"{Path(args.source).stem}.mp4", source.fps))
         for stamp, image in tqdm(source, total=source.length, unit="image"):
             frame = pipeline(image)
+            if source.fps is not None:  # pictures of a folder have nothing to do with each other
+                frame = tracker.track(frame, stamp)
             name = source.names[count] if source.names else Path(args.source).name
             line = to_json(frame_to_dict(
                 frame, levels=config.levels, model=pipeline.pose.info.name, stamp=stamp, frame_id=name, sequence=count,

@@ -139,8 +139,7 @@ class Channel:
         """Everything that follows from one result. ``taken``: when the image arrived (time.perf_counter)."""
         self.header = header
         if image is not None:
-            tracked = self.tracker.update(result.people, Time.from_msg(header.stamp).nanoseconds / 1e9)
-            result = replace(result, people=tuple(tracked))
+            result = self.tracker.track(result, Time.from_msg(header.stamp).nanoseconds / 1e9)
         # Zones come from who is seen in this image; whoever is LOST joins after them.
         zones = [person_zone(person) for person in result.people]
         if image is not None and self.config.track_lost:

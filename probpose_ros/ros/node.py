@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from probpose_ros.ros.heartbeat import Heartbeat
 from probpose_ros.ros.images import ImageError, image_to_bgr
 from probpose_ros.ros.lifecycle import SafeLifecycleNode
 from probpose_ros.ros.worker import Worker
+from probpose_ros.tracking import Tracker
 from probpose_ros.transport import transport_environment
 
 STOP_TIMEOUT = 0.7  # seconds for the frame in hand when deactivating; the whole process has to end within 1 s
@@ -43,6 +45,7 @@ class PoseNode(SafeLifecycleNode):
         self.pipeline_config, self.config = parameters.declare(self)
         parameters.on_change(self, self._reconfigure)
         self.pipeline: Pipeline | None = None
+        self._ids = count(1)  # of people; of all cameras, for the node's whole life
         self.channels: list[Channel] = []
         self.worker: Worker | None = None
         self.heartbeat: Heartbeat | None = None
@@ -57,7 +60,10 @@ class PoseNode(SafeLifecycleNode):
             return TransitionCallbackReturn.FAILURE
         facts = ModelFacts.of(pipeline)
         levels = self.pipeline_config.levels
-        self.channels = [Channel(self, name, self.config, levels, facts) for name in self.config.cameras or [""]]
+        self.channels = [
+            Channel(self, name, self.config, levels, facts, Tracker(self.config.track_keep, self._ids))
+            for name in self.config.cameras or [""]
+        ]
         self.skeleton = self.create_publisher(SkeletonInfo, "skeleton_info", qos.LATCHED)
         self.skeleton.publish(skeleton_message(facts.model, facts.calibration_id))
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.OUTPUT)
