@@ -44,6 +44,7 @@ setup(
             f"pose_node = {NAME}.ros.node:main",
             f"camera_node = {NAME}.ros.camera_node:main",
             f"recorder = {NAME}.ros.recorder:main",
+            f"rviz_view = {NAME}.ros.rviz_view:main",
         ],
         "probpose.commands": [
             *commands(NAME, "run", "doctor", "build-engine", "compare"),

@@ -84,16 +84,13 @@ def start(context) -> list:
         actions.append(LogInfo(msg=f"depth_topic:={given['depth_topic']} is ignored: this version does not use depth"))
     if given["rviz"] == "true":
         prefix = "/".join(["", *filter(None, [namespace, *cameras[:1]])])  # of several cameras, the first
-        topics = {name: f"{prefix}/{name}" for name in ("image", "camera_info", "markers", "overlay")}
-        topics.update({name.split("/")[-1]: topic for name, topic in reversed(remappings(given, cameras[:1]))})
         actions.append(
             Node(
-                package="rviz2",
-                executable="rviz2",
-                arguments=["-d", str(share_file("config/pose.rviz"))],
-                # The .rviz file names topics in /probpose.
-                remappings=[(f"/probpose/{name}", topic) for name, topic in topics.items()],
+                package="probpose_ros",
+                executable="rviz_view",
+                arguments=["--prefix", prefix, *rviz_topics(given, cameras)],
                 additional_env=transport_environment(),
+                output="screen",
             )
         )
     return actions
@@ -159,3 +156,12 @@ def remappings(given: dict, cameras: list) -> list:
                 raise ValueError(f"{name}_topic:={topic}: with several cameras it must contain {{camera}}")
             made += [(f"{camera}/{name}", topic.replace("{camera}", camera)) for camera in cameras]
     return made
+
+
+def rviz_topics(given: dict, cameras: list) -> list:
+    """Options of rviz_view for the inputs that are not in the namespace."""
+    options = []
+    for name, topic in remappings(given, cameras[:1]):
+        topic = topic if topic.startswith("/") else "/" + "/".join(filter(None, [given["namespace"].strip("/"), topic]))
+        options += ["--" + name.split("/")[-1].replace("_", "-"), topic]
+    return options

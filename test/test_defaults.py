@@ -45,15 +45,3 @@ def test_launch_arguments_are_options_and_write_no_default_again() -> None:
             defaults[name] = ast.literal_eval(value)
     assert defaults == {"every option and topic": "", "namespace": "probpose", "params_file": "", "rviz": "false"}
     assert set(tables["TOPICS"]) | {"namespace", "params_file", "rviz"} == LAUNCH_ONLY
-
-
-def test_rviz_view_shows_the_nodes_topics() -> None:
-    view = yaml.safe_load((ROOT / "config/pose.rviz").read_text(encoding="utf-8"))
-    displays = view["Visualization Manager"]["Displays"]
-    topics = {display["Class"]: display["Topic"]["Value"] for display in displays if "Topic" in display}
-    assert topics == {
-        "rviz_default_plugins/Camera": "/probpose/image",
-        "rviz_default_plugins/MarkerArray": "/probpose/markers",
-        "rviz_default_plugins/Image": "/probpose/overlay",
-    }
-    assert all(display["Class"].startswith("rviz_default_plugins/") for display in displays)
