@@ -142,6 +142,15 @@ class NodeConfig(Options):
     track_lost: bool = option(
         False, "Also list people who are not found in the image (LOST), where they are believed to be", runtime=True
     )
+    frozen_after: float = option(
+        0.2, "Seconds of identical images after which the camera counts as frozen and the state is UNKNOWN; 0: never",
+        minimum=0.0, maximum=10.0, runtime=True,
+    )  # fmt: skip
+    min_contrast: float = option(
+        16.0, "Levels of 255 between dark and bright pixels below which an image is black, saturated or covered and "
+        "the state is UNKNOWN; 0: any image will do",
+        minimum=0.0, maximum=255.0, runtime=True,
+    )  # fmt: skip
     polygons: bool = option(
         False,
         "Fill in Region.polygon of the keypoints "

@@ -81,9 +81,12 @@ class Pipeline:
                 row += 1
             people.sort(key=lambda person: -person.score)
             state = FrameState.OK if people else FrameState.NO_PERSON_DETECTED
-            if self.calibration_error:
+            doubt = self.calibration_error
+            if any(np.isnan(person.presence).any() for person in people):
+                doubt = doubt or "the pose network's output is nonsense (NaN, or no probabilities)"
+            if doubt:
                 state = FrameState.UNKNOWN
-            frames.append(FrameResult(tuple(people), image.shape[1], image.shape[0], state, clock.stage_ms))
+            frames.append(FrameResult(tuple(people), image.shape[1], image.shape[0], state, clock.stage_ms, doubt))
         clock.lap("regions")
         return frames
 

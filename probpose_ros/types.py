@@ -128,10 +128,11 @@ class Person:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """All people of one image, best first."""
+    """All people of one image, best first. doubt: why its state is UNKNOWN, in one line."""
 
     people: tuple[Person, ...]
     image_width: int
     image_height: int
     state: FrameState
     stage_ms: dict[str, float] = field(default_factory=dict)
+    doubt: str = ""

@@ -1,6 +1,7 @@
 """A camera that pans and zooms over two real photographs, so that body parts leave the frame.
 
 The photographs are scikit-image's ``astronaut`` (a person cut at the waist) and ``camera`` (a man bent over a tripod).
+A sensor's noise lies over them, as no two images of a camera are the same.
 Deterministic: the same frames every time.
 """
 
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 
 SIZE = (640, 480)  # width, height of a frame in px
+NOISE = 1.0  # standard deviation, levels of 255
 
 # Key views of a photograph: (centre x, centre y, width of the view), photo px.
 WHOLE = (256, 256, 683)
@@ -41,11 +43,15 @@ class VirtualCamera:
         return self.frames
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(0)
+        noise = rng.normal(0, NOISE, (SIZE[1], SIZE[0], 3)).round().astype(np.int16)
         half = self.frames // 2
         for name, count in (("astronaut", half), ("camera", self.frames - half)):
             photo = _photograph(name)
             for position in np.linspace(0, len(VIEWS[name]) - 1, count):
-                yield _look(photo, _view(VIEWS[name], position))
+                shift = tuple(rng.integers(0, SIZE[1], 2))  # one field of noise, somewhere else in every frame
+                view = _look(photo, _view(VIEWS[name], position))
+                yield cv2.add(view, np.roll(noise, shift, (0, 1)), dtype=cv2.CV_8U)
 
 
 def _photograph(name: str) -> np.ndarray:

@@ -87,11 +87,14 @@ def test_options(tiny_detector_model):
     assert detector([image])[0].scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
 
 
-def test_nan_boxes_and_scores_are_no_people(tiny_detector_model):
+def test_nan_is_not_nobody(tiny_detector_model):
     detector = Detector(tiny_detector_model)
     boxes = np.array([[0, 0, 50, 50], [np.nan, 0, 50, 50], [10, 10, 10.5, 60]], np.float32)
-    found = detector._select(boxes, np.array([np.nan, 0.9, 0.9], np.float32), 1.0, (100, 100, 3))
-    assert len(found) == 0
+    for scores in ([np.nan, 0.1, 0.1], [0.9, 0.9, 0.1]):
+        with pytest.raises(ValueError, match="not a number"):
+            detector._select(boxes, np.array(scores, np.float32), 1.0, (100, 100, 3))
+    found = detector._select(boxes, np.array([0.1, 0.1, 0.9], np.float32), 1.0, (100, 100, 3))
+    assert len(found) == 0  # NaN in a box that scores nothing does not matter; less than a pixel is nobody
 
 
 def test_models_that_do_not_fit(tmp_path, tiny_pose_model):

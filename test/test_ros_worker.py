@@ -110,20 +110,41 @@ def test_three_frame_times_are_allowed_when_longer(monkeypatch: pytest.MonkeyPat
         now[0] += 0.2
         stats.finished(FrameState.OK, 10.0)
     assert stats.limit_ms() == pytest.approx(600)
+    assert not stats.silent()
     assert rate(stats.outputs) == pytest.approx(5)
+    for _ in range(6):  # a faster camera: within a few frames the limit follows
+        now[0] += 0.05
+        stats.finished(FrameState.OK, 10.0)
+    assert stats.limit_ms() == pytest.approx(150)
     now[0] += 3
+    assert stats.silent()
     assert rate(stats.outputs) == 0
 
 
-@pytest.mark.parametrize("age", [-11.0, 1001.0])
-def test_future_and_ancient_stamps_are_unknown(age: float) -> None:
-    assert Stats(stale_after=0.1).judge(FrameState.NO_PERSON_DETECTED, age) == FrameState.UNKNOWN
+@pytest.mark.parametrize("age, word", [(-11.0, "future"), (1001.0, "old"), (math.nan, "no stamp")])
+def test_future_ancient_and_missing_stamps_are_unknown(age: float, word: str) -> None:
+    stats = Stats(stale_after=0.1)
+    assert stats.judge(FrameState.NO_PERSON_DETECTED, age) == FrameState.UNKNOWN and word in stats.doubt(age)
+
+
+def test_the_state_never_falls_back_to_a_result_while_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stats = Stats(stale_after=0.1)
+    stats.finished(FrameState.NO_PERSON_DETECTED, 0.0)
+    states = []
+    for _ in range(300):
+        states.append(stats.now()[0])
+        now[0] += 0.01
+    order = [FrameState.NO_PERSON_DETECTED, FrameState.STALE, FrameState.UNKNOWN]
+    assert [states.index(state) for state in order] == pytest.approx([0, 10, 100], abs=1)
+    assert states == sorted(states, key=order.index)
 
 
 def test_a_failed_frame_is_unknown_until_the_next_good_one() -> None:
     stats = Stats(stale_after=10)
     stats.finished(FrameState.OK, 1.0)
-    stats.finished(FrameState.UNKNOWN, 1.0, error="boom")
+    stats.finished(FrameState.UNKNOWN, 1.0, error="boom", failed=True)
     assert stats.now()[0] == FrameState.UNKNOWN and (stats.errors, stats.last_error) == (1, "boom")
     stats.finished(FrameState.OK, 1.0)
-    assert stats.now()[0] == FrameState.OK
+    assert stats.now()[0] == FrameState.OK and (stats.processed, stats.errors) == (2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from probpose_msgs.msg import PersonPoseArray, Status, ZoneArray
 from probpose_ros.calibration import file_sha256
 from probpose_ros.config import NodeConfig
 from probpose_ros.draw import draw
+from probpose_ros.input_check import InputCheck
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.ros import qos
 from probpose_ros.ros.convert import people_message, zones_message
@@ -30,12 +32,15 @@ from probpose_ros.ros.markers import Pinhole, people_markers
 from probpose_ros.ros.stats import Stats, rate
 from probpose_ros.tracking import Tracker
 from probpose_ros.types import FrameResult, FrameState
-from probpose_ros.zones import person_zone
+from probpose_ros.zones import Zone, person_zone
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
+
+
+NOTHING = FrameResult((), 0, 0, FrameState.UNKNOWN)  # known of an image that gave no result
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,14 @@ class Channel:
         # The executor's thread says what is wrong with camera_info, the worker's whether it fits the images: each in a
         # place of its own, so that neither overwrites newer words of the other.
         self._info_problem, self._size_problem, self._problem_said = "no camera_info yet", "", ""
-        self.sequence = self.status_sequence = 0
+        self._info_changed = ""
+        self._check = InputCheck()
+        self.sequence = self.zones_sequence = self.status_sequence = 0
         self.header = Header()  # of the newest image
+        # The zones are published by the worker and, once they are late, by the heartbeat: one at a time.
+        self._zones_lock = threading.Lock()
+        self._last: tuple[Header, FrameResult, list[Zone]] = (Header(), NOTHING, [])
+        self._zones_state = self._status_state = FrameState.UNKNOWN
         self.subscribed_at: float | None = None
         self.hinted = False
         create = node.create_publisher
@@ -101,7 +112,7 @@ class Channel:
         def on_image(msg: Image | CompressedImage) -> None:
             self.stats.arrived(put(self, (msg, time.perf_counter())))
 
-        self.stats = Stats(self.config.stale_after)
+        self.stats, self._check = Stats(self.config.stale_after), InputCheck()
         self.subscribed_at = time.monotonic()
         self.hinted = False
         for kind, topic, callback in (
@@ -133,12 +144,26 @@ class Channel:
         for publisher in self.publishers:
             self.node.destroy_publisher(publisher)
 
-    def publish(
+    def answer(
+        self, msg: Image | CompressedImage, image: np.ndarray | None, result: FrameResult | Exception, taken: float
+    ) -> None:
+        """Publishes what is known of an image; whatever goes wrong, there is an answer: state UNKNOWN."""
+        try:
+            if isinstance(result, Exception):
+                raise result
+            self._publish(image, msg.header, result, taken)
+        except Exception as error:  # one camera's fault does not stop the others
+            size = getattr(msg, "width", 0), getattr(msg, "height", 0)
+            nothing = replace(NOTHING, image_width=size[0], image_height=size[1])
+            self._publish(None, msg.header, nothing, taken, error=str(error) or type(error).__name__)
+
+    def _publish(
         self, image: np.ndarray | None, header: Header, result: FrameResult, taken: float, error: str = ""
     ) -> None:
         """Everything that follows from one result. ``taken``: when the image arrived (time.perf_counter)."""
         self.header = header
         if image is not None:
+            error = result.doubt or self._doubt(image, header, taken)
             result = self.tracker.track(result, Time.from_msg(header.stamp).nanoseconds / 1e9)
         # Zones come from who is seen in this image; whoever is LOST joins after them.
         zones = [person_zone(person) for person in result.people]
@@ -150,40 +175,64 @@ class Channel:
         )  # fmt: skip
         people.processing_ms = 1e3 * (time.perf_counter() - taken)
         people.age_ms = self._age_ms(header)
-        if not math.isnan(people.age_ms):
-            result = replace(result, state=self.stats.judge(result.state, people.age_ms))
-        people.state = int(result.state)
+        error = error or self.stats.doubt(people.age_ms)
+        state = FrameState.UNKNOWN if error else self.stats.judge(result.state, people.age_ms)
+        result = replace(result, state=state)
+        people.state = int(state)
         people.sequence = self.sequence
         self.keypoints.publish(people)
-
-        advisory = zones_message(
-            result, header, zones, self.config.stale_after, facts.calibration_id, facts.delta
-        )  # fmt: skip
-        advisory.sequence, advisory.age_ms = self.sequence, people.age_ms
-        self.zones.publish(advisory)
         self.sequence += 1
-        self.stats.finished(result.state, people.age_ms, error)
+        with self._zones_lock:
+            self._last = header, result, zones
+            self._publish_zones(header, result, zones, people.age_ms)
+            self.stats.finished(state, people.age_ms, error, failed=image is None)
+        if error:
+            self.node.get_logger().error(f"{self.prefix}image: {error}", throttle_duration_sec=5.0)
 
         polygons = [zone.polygon for zone in zones]
         if self.annotations is not None and self.annotations.get_subscription_count():
             self.annotations.publish(image_annotations(result, polygons, header, self.config.drawn_level))
-        camera = self._usable_camera(result)
+        camera = self._usable_camera()
         if camera and self.markers.get_subscription_count():
             self.markers.publish(people_markers(result, polygons, header, camera, self.config))
         if image is not None and self.overlay.get_subscription_count():
             self.overlay.publish(bgr_to_image(draw(image, result, level=self.config.drawn_level), header))
 
-    def publish_failure(self, msg: Image | CompressedImage, error: Exception, taken: float) -> None:
-        """An image that gave no result still gives a message: state UNKNOWN."""
-        self.node.get_logger().error(f"{self.prefix}image: {error}", throttle_duration_sec=5.0)
-        width, height = getattr(msg, "width", 0), getattr(msg, "height", 0)
-        nothing = FrameResult((), width, height, FrameState.UNKNOWN)
-        self.publish(None, msg.header, nothing, taken, error=str(error) or type(error).__name__)
+    def _publish_zones(self, header: Header, result: FrameResult, zones: list[Zone], age_ms: float) -> None:
+        facts = self.facts
+        advisory = zones_message(
+            result, header, zones, self.config.stale_after, facts.calibration_id, facts.delta
+        )  # fmt: skip
+        advisory.sequence, advisory.age_ms = self.zones_sequence, age_ms
+        self.zones.publish(advisory)
+        self.zones_sequence += 1
+        self._zones_state = result.state
 
-    def publish_status(self) -> None:
+    def now(self) -> tuple[FrameState, float]:
+        """State and age of the newest result at this moment."""
         state, age_ms = self.stats.now()
-        if self.subscribed_at is None:
-            state = FrameState.UNKNOWN
+        return (state if self.subscribed_at is not None else FrameState.UNKNOWN), age_ms
+
+    def watch(self, beat: bool) -> None:
+        """Heartbeat's thread: says at once when the newest result has become too old, and repeats it at every beat."""
+        state, age_ms = self.now()
+        if beat or state != self._status_state:
+            self._status_state = state
+            self._publish_status(state, age_ms)
+        if not self._zones_lock.acquire(timeout=0.05):  # the worker publishes newer ones, or hangs while it does
+            return
+        try:
+            state, age_ms = self.now()
+            too_old = state in (FrameState.STALE, FrameState.UNKNOWN)
+            silent = self.subscribed_at is not None and self.stats.silent()
+            if too_old and (state != self._zones_state or (beat and silent)):
+                header, result, zones = self._last
+                zones = zones if state == FrameState.STALE else []  # UNKNOWN: the whole view instead
+                self._publish_zones(header, replace(result, state=state), zones, age_ms)
+        finally:
+            self._zones_lock.release()
+
+    def _publish_status(self, state: FrameState, age_ms: float) -> None:
         header = Header(stamp=self.node.get_clock().now().to_msg(), frame_id=self.header.frame_id)
         stats, facts = self.stats, self.facts
         self.status.publish(
@@ -198,7 +247,7 @@ class Channel:
 
     def diagnostics(self) -> DiagnosticStatus:
         stats, facts = self.stats, self.facts
-        state, age_ms = stats.now()
+        state, age_ms = self.now()
         if self.subscribed_at is None:
             level, message = DiagnosticStatus.OK, "inactive"
         elif state == FrameState.STALE:
@@ -245,26 +294,38 @@ class Channel:
         return self._info_problem or self._size_problem
 
     def _on_camera_info(self, info: CameraInfo) -> None:
+        camera, self._info_problem = None, ""
         try:
-            self.camera, self._info_problem = Pinhole.from_camera_info(info), ""
+            camera = Pinhole.from_camera_info(info)
         except ValueError as error:
-            self.camera, self._info_problem = None, str(error)
+            self._info_problem = str(error)
+        if self.camera not in (None, camera):
+            self._info_changed = "camera_info changed while the camera ran"
+        self.camera = camera
 
-    def _usable_camera(self, result: FrameResult) -> Pinhole | None:
-        """The camera for markers in metres; without one, says once why."""
-        camera, size = self.camera, (result.image_width, result.image_height)
+    def _doubt(self, image: np.ndarray, header: Header, taken: float) -> str:
+        """Why the input says nothing, whatever the networks see in it; empty if it can be trusted."""
+        config, stamp = self.config, Time.from_msg(header.stamp).nanoseconds
+        doubt = self._check.doubt(image, stamp, taken, config.frozen_after, config.min_contrast)
+        camera, size = self.camera, (image.shape[1], image.shape[0])
         self._size_problem = ""
         if camera is not None and size != (camera.width, camera.height):
-            mismatch = f"camera_info is for {(camera.width, camera.height)} px, the images have {size} px"
-            self._size_problem = mismatch
+            expected = (camera.width, camera.height)
+            self._size_problem = f"camera_info is for {expected} px, the images have {size} px"
+        changed, self._info_changed = self._info_changed, ""
+        return doubt or self._size_problem or changed
+
+    def _usable_camera(self) -> Pinhole | None:
+        """The camera for markers in metres; without one, says once why."""
         problem = self.camera_problem
         if problem and problem != self._problem_said:
             self.node.get_logger().warning(f"{self.prefix}markers are not published: {problem}")
         self._problem_said = problem
-        return None if problem else camera
+        return None if problem else self.camera
 
     def _on_incompatible(self, topic: str) -> Callable[[Any], None]:
         def log(event: Any) -> None:
-            self.node.get_logger().error(qos.incompatible_hint(topic, event.last_policy_kind))
+            self.stats.last_error = qos.incompatible_hint(topic, event.last_policy_kind)
+            self.node.get_logger().error(self.stats.last_error)
 
         return log

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -29,8 +30,12 @@ from probpose_ros.ros.lifecycle import SafeLifecycleNode
 from probpose_ros.ros.worker import Worker
 from probpose_ros.tracking import Tracker
 from probpose_ros.transport import transport_environment
+from probpose_ros.types import FrameResult
 
 STOP_TIMEOUT = 0.7  # seconds for the frame in hand when deactivating; the whole process has to end within 1 s
+WATCH_PERIOD = 0.02  # seconds: within this a state that has changed is published, whatever the worker does
+HANGS = 5.0  # seconds with one batch after which the worker is said to hang
+MOST_HUNG = 2  # workers left behind in a network that never returned, each with its models; a thread cannot be killed
 
 
 class PoseNode(SafeLifecycleNode):
@@ -48,14 +53,20 @@ class PoseNode(SafeLifecycleNode):
         self._ids = count(1)  # of people; of all cameras, for the node's whole life
         self.channels: list[Channel] = []
         self.worker: Worker | None = None
+        self.hung: list[Worker] = []
         self.heartbeat: Heartbeat | None = None
+        self._next_beat = self._next_diagnostics = 0.0  # time.monotonic
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.hung = [worker for worker in self.hung if worker.alive()]
+        if len(self.hung) >= MOST_HUNG:
+            self.get_logger().fatal(f"cannot configure: {len(self.hung)} workers still hang; restart the process")
+            return TransitionCallbackReturn.FAILURE
         try:
             self.pipeline = pipeline = Pipeline(self.pipeline_config)
             warm_up(pipeline)
-        except (ValueError, OSError, ImportError) as error:
-            self.get_logger().fatal(f"cannot configure: {error}")
+        except Exception as error:  # each backend has exceptions of its own
+            self.get_logger().fatal(f"cannot configure: {error or type(error).__name__}")
             self.pipeline = None
             return TransitionCallbackReturn.FAILURE
         facts = ModelFacts.of(pipeline)
@@ -67,11 +78,14 @@ class PoseNode(SafeLifecycleNode):
         self.skeleton = self.create_publisher(SkeletonInfo, "skeleton_info", qos.LATCHED)
         self.skeleton.publish(skeleton_message(facts.model, facts.calibration_id))
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.OUTPUT)
-        self.heartbeat = Heartbeat(1 / self.config.status_rate, self._beat, self._on_error)
+        self.heartbeat = Heartbeat(min(WATCH_PERIOD, 1 / self.config.status_rate), self._watch, self._on_error)
         self.get_logger().info(f"ready: {facts.detector} and {facts.model} on {facts.backend}")
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self.pipeline is None:
+            self.get_logger().error("cannot activate: the models are with a worker that hangs; clean up and configure")
+            return TransitionCallbackReturn.FAILURE
         self.worker = Worker(self._process, self._on_error)
         for channel in self.channels:
             channel.subscribe(self.worker.put)
@@ -82,7 +96,8 @@ class PoseNode(SafeLifecycleNode):
             channel.unsubscribe()
         if self.worker is not None and not self.worker.stop(STOP_TIMEOUT):
             self.get_logger().error("the worker hangs; it is left behind and will publish nothing more")
-            self.pipeline = None  # Still in use, so it cannot be freed.
+            self.hung.append(self.worker)
+            self.pipeline = None  # Still in use; freed when the worker ends.
         self.worker = None
         return TransitionCallbackReturn.SUCCESS
 
@@ -107,40 +122,41 @@ class PoseNode(SafeLifecycleNode):
 
     def _process(self, newest: dict[Channel, tuple[Any, float]]) -> None:
         """Worker thread: the newest image of every camera in one batch."""
-        worker, batch = self.worker, []
+        worker, pipeline, batch = self.worker, self.pipeline, []  # now: a worker that hangs must not touch later ones
         for channel, (msg, arrived) in newest.items():
             try:
                 batch.append((channel, msg, arrived, image_to_bgr(msg)))
-            except ImageError as error:
-                channel.publish_failure(msg, error, arrived)
-        for (channel, msg, arrived, image), result in zip(batch, self._results(batch)):
+            except (ImageError, MemoryError) as error:
+                channel.answer(msg, None, error, arrived)
+        results = _results(pipeline, [image for *_, image in batch]) if pipeline and batch else []
+        for (channel, msg, arrived, image), result in zip(batch, results):
             if worker is None or worker.stopping:
                 return
-            if isinstance(result, Exception):
-                channel.publish_failure(msg, result, arrived)
-            else:
-                channel.publish(image, msg.header, result, arrived)
+            channel.answer(msg, image, result, arrived)
 
-    def _results(self, batch: list[Any]) -> list[Any]:
-        """A FrameResult or an exception for every image: one camera's fault does not stop the others."""
-        images = [image for *_, image in batch]
-        try:
-            return self.pipeline.process(images) if self.pipeline and images else []
-        except Exception as error:
-            if len(batch) == 1:
-                return [error]
-            return [self._results([one])[0] for one in batch]
+    def _watch(self, count: int) -> None:
+        """Heartbeat's thread."""
+        now, period = time.monotonic(), 1 / self.config.status_rate
+        beat = now >= self._next_beat
+        if beat:
+            self._next_beat = max(self._next_beat + period, now)
+        for channel in self.channels:
+            channel.watch(beat)
+            if beat:
+                channel.hint()
+        if now >= self._next_diagnostics:
+            self._next_diagnostics = now + 1.0
+            self._diagnose()
 
-    def _beat(self, count: int) -> None:
+    def _diagnose(self) -> None:
+        if self.worker is not None and (busy := self.worker.busy_for()) > HANGS:
+            self._on_error(RuntimeError(f"the worker has been busy with one batch for {busy:.0f} s: it hangs"))
         for channel in self.channels:
             if self.pipeline is not None:  # The backend may have changed: onnxruntime in the place of TensorRT.
                 channel.facts = replace(channel.facts, backend=self.pipeline.pose.session.backend)
-            channel.publish_status()
-            channel.hint()
-        if count % max(1, round(self.config.status_rate)) == 0:
-            msg = DiagnosticArray(status=[channel.diagnostics() for channel in self.channels])
-            msg.header.stamp = self.get_clock().now().to_msg()
-            self.diagnostics.publish(msg)
+        msg = DiagnosticArray(status=[channel.diagnostics() for channel in self.channels])
+        msg.header.stamp = self.get_clock().now().to_msg()
+        self.diagnostics.publish(msg)
 
     def _reconfigure(self, pipeline_config: PipelineConfig, config: NodeConfig) -> None:
         if self.pipeline is not None:
@@ -154,11 +170,33 @@ class PoseNode(SafeLifecycleNode):
             self.get_logger().error(f"{type(error).__name__}: {error}", throttle_duration_sec=5.0)
 
 
+def _results(pipeline: Pipeline, images: list[np.ndarray]) -> list[FrameResult | Exception]:
+    """A result or an exception for every image: one camera's fault does not stop the others."""
+    try:
+        return list(pipeline.process(images))
+    except Exception as error:
+        if len(images) == 1:
+            return [error]
+        return [_results(pipeline, [image])[0] for image in images]
+
+
 def warm_up(pipeline: Pipeline) -> None:
     """One run of each network: the first is slow, and a model that cannot run says so here."""
     (width, height), (crop_width, crop_height) = pipeline.detector.info.input_size, pipeline.pose.info.input_size
     pipeline.detector([np.zeros((height, width, 3), np.uint8)])
     pipeline.pose(np.zeros((1, crop_height, crop_width, 3), np.uint8))
+
+
+def spin(node: PoseNode, executor: SingleThreadedExecutor) -> None:
+    """Until a signal comes. No message, timer or service call ends the node, whatever its callback raises."""
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            raise
+        except Exception as error:
+            node._on_error(error)
+            time.sleep(0.01)  # one that comes back at once must not take a core
 
 
 def main(args: list[str] | None = None) -> None:
@@ -187,7 +225,7 @@ def run(args: list[str] | None = None) -> int:
             for transition in (node.trigger_configure, node.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:
                     return int(rclpy.ok())  # not ok: a signal came meanwhile
-        executor.spin()
+        spin(node, executor)
     except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
         rclpy.logging.get_logger("pose_node").fatal(str(error))
         return 1

@@ -44,7 +44,8 @@ def heartbeat(rate: float) -> QoSProfile:
         depth=1,
         reliability=ReliabilityPolicy.RELIABLE,
         deadline=Duration(seconds=2 * period),
-        liveliness=LivelinessPolicy.AUTOMATIC,
+        # By hand: every message says "alive". A process that hangs as a whole is noticed, not only one that is gone.
+        liveliness=LivelinessPolicy.MANUAL_BY_TOPIC,
         liveliness_lease_duration=Duration(seconds=5 * period),
     )
 

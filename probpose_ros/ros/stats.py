@@ -11,6 +11,7 @@ import numpy as np
 
 from probpose_ros.types import FrameState
 
+FRAME_TIMES = 10  # the last ones make the frame time: a changed rate counts soon
 STALE_FRAMES = 3  # a result older than this many frame times (and than `stale_after`) is STALE ...
 UNKNOWN_FACTOR = 10  # ... and older than this many times that limit it says nothing at all: UNKNOWN
 FUTURE_TOLERANCE_MS = 10.0  # clocks of two machines kept in step differ by less
@@ -25,48 +26,63 @@ class Stats:
     processed: int = 0
     dropped: int = 0
     errors: int = 0
-    last_error: str = ""
+    last_error: str = ""  # of an image that gave no result, or whose result says nothing
     # Other threads append while one reads: read a copy, tuple(...).
     inputs: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     outputs: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     ages: deque[float] = field(default_factory=lambda: deque(maxlen=300))
     newest: FrameState = FrameState.UNKNOWN
+    frame_time: float = 0.0  # s, median of the last FRAME_TIMES; 0: too few to tell
 
     def arrived(self, dropped_another: bool) -> None:
         self.received += 1
         self.dropped += dropped_another
         self.inputs.append(time.monotonic())
 
-    def finished(self, state: FrameState, age_ms: float, error: str = "") -> None:
-        """One image is done with; ``error``: it gave no result, and why."""
-        if error:
-            self.errors += 1
-            self.last_error = error
-        else:
-            self.processed += 1
+    def finished(self, state: FrameState, age_ms: float, error: str = "", failed: bool = False) -> None:
+        """One image is done with. error: why its state is UNKNOWN. failed: it gave no result at all."""
+        self.errors += failed
+        self.processed += not failed
+        self.last_error = error or self.last_error
         self.newest = state
         self.ages.append(age_ms)
         self.outputs.append(time.monotonic())
+        recent = tuple(self.outputs)[-FRAME_TIMES - 1 :]
+        if len(recent) > STALE_FRAMES:
+            self.frame_time = float(np.median(np.diff(recent)))
 
     def limit_ms(self) -> float:
         """Age from which a result is STALE: ``stale_after`` or three frame times, whichever is longer."""
-        intervals = np.diff(tuple(self.outputs))
-        return 1000 * max(self.stale_after, STALE_FRAMES * float(np.median(intervals)) if len(intervals) else 0.0)
+        return 1000 * max(self.stale_after, STALE_FRAMES * self.frame_time)
+
+    def doubt(self, age_ms: float) -> str:
+        """Why nothing can be said of an image of that age; empty if something can."""
+        if math.isnan(age_ms):
+            return "the image has no stamp, so its age is not known"
+        if age_ms < -FUTURE_TOLERANCE_MS:
+            return f"the image's stamp is {-age_ms:.1f} ms in the future: the clocks differ or one jumped"
+        if age_ms > UNKNOWN_FACTOR * self.limit_ms():
+            return f"the image is {age_ms:.0f} ms old: the stream is late, or a clock jumped"
+        return ""
 
     def judge(self, state: FrameState, age_ms: float) -> FrameState:
-        """The state of a result of that age; a stamp in the future means that no age can be told."""
-        limit = self.limit_ms()
-        if age_ms < -FUTURE_TOLERANCE_MS or age_ms > UNKNOWN_FACTOR * limit:
+        """The state of a result of that age."""
+        if self.doubt(age_ms) or state == FrameState.UNKNOWN:
             return FrameState.UNKNOWN
-        return FrameState.STALE if age_ms > limit and state != FrameState.UNKNOWN else state
+        return FrameState.STALE if age_ms > self.limit_ms() else state
 
     def now(self) -> tuple[FrameState, float]:
         """State and age of the newest result at this moment. The age goes on even if the ROS clock stands still."""
-        if not self.outputs:
+        outputs = tuple(self.outputs)
+        if not outputs:
             return FrameState.UNKNOWN, math.nan
-        since = 1000 * (time.monotonic() - self.outputs[-1])
-        age = self.ages[-1] + since
-        return self.judge(self.newest, since if math.isnan(age) else age), age
+        age = self.ages[-1] + 1000 * (time.monotonic() - outputs[-1])
+        return self.judge(self.newest, age), age
+
+    def silent(self) -> bool:
+        """Whether no image has been finished for longer than the limit."""
+        outputs = tuple(self.outputs)
+        return not outputs or 1000 * (time.monotonic() - outputs[-1]) > self.limit_ms()
 
     def age_percentiles(self) -> tuple[float, float]:
         """p50 and p99 of the last 300 ages at publication, ms."""

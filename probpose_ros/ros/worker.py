@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ class Worker:
         self._slots: dict[Any, Any] = {}
         self._changed = threading.Condition()
         self.stopping = False
+        self._taken: float | None = None  # when the items in hand were taken, time.monotonic
         # A daemon: a hung network must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="probpose_worker", daemon=True)
         self._thread.start()
@@ -39,6 +41,14 @@ class Worker:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def busy_for(self) -> float:
+        """Seconds since the items in hand were taken; 0 while there are none."""
+        taken = self._taken
+        return 0.0 if taken is None else time.monotonic() - taken
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -46,7 +56,10 @@ class Worker:
                 if self.stopping:
                     return
                 items, self._slots = self._slots, {}
+            self._taken = time.monotonic()
             try:
                 self._process(items)
             except Exception as error:  # whatever one frame does, the next one gets its chance
                 self._on_error(error)
+            del items  # waiting for the next ones must not keep the images
+            self._taken = None
