@@ -104,7 +104,9 @@ class Detector:
         height, width = shape[:2]
         limits = np.array([width - 1, height - 1, width - 1, height - 1], np.float32)
         boxes = np.clip(boxes.astype(np.float32) / scale, 0, limits)
-        # Less than a pixel wide or high after clipping: nothing of it is in the image. NaN fails both comparisons.
+        if np.isnan(scores).any() or np.isnan(boxes[scores >= self.threshold]).any():
+            raise ValueError("the detector's output is not a number: nothing can be said of this image")
+        # Less than a pixel wide or high after clipping: nothing of it is in the image.
         good = (scores >= self.threshold) & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
         boxes, scores = boxes[good], scores[good].astype(np.float32)
         kept = suppress(boxes, scores, self.iou, self.max_people)
