@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from probpose_ros.backends import TensorSpec, check_tensors, load
+from probpose_ros.backends import load
 from probpose_ros.config import PipelineConfig
-from probpose_ros.model_info import METADATA_KEY, DetectorInfo, from_json
+from probpose_ros.detector_formats import read_format
 from probpose_ros.models import find_model
 from probpose_ros.types import Detections
 
@@ -62,8 +62,8 @@ class Detector:
     """Persons in images.
 
     Args:
-        model: name of a bundled detector or path of an ONNX file (metadata DetectorInfo; input ``image``
-            (B, H, W, 3) uint8 BGR letterboxed; outputs ``boxes`` (B, N, 4) xyxy input px and ``scores`` (B, N)).
+        model: name of a bundled or fetched detector or path of an ONNX file: ours, YOLOX as released, or RTMDet as
+            exported by MMDeploy (see :mod:`probpose_ros.detector_formats`).
         threshold: lowest score. iou: see :func:`suppress`. max_people: per image, best first.
         backend, threads, allow_fallback: see :func:`probpose_ros.backends.load`.
 
@@ -82,22 +82,19 @@ class Detector:
     ) -> None:
         self.path = find_model(model)
         self.session = load(self.path, backend, threads, allow_fallback)
-        self.info: DetectorInfo = from_json(self.session.metadata.get(METADATA_KEY), "detector", str(self.path))
+        self._format = read_format(self.path, self.session)
+        self.info = self._format.info
         self.threshold, self.iou, self.max_people = threshold, iou, max_people
-        (width, height), float32 = self.info.input_size, np.dtype(np.float32)
-        inputs = {"image": TensorSpec(("B", height, width, 3), np.dtype(np.uint8))}
-        outputs = {"boxes": TensorSpec(("B", None, 4), float32), "scores": TensorSpec(("B", None), float32)}
-        check_tensors(self.path, self.session, inputs, outputs)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detections of every image (H, W, 3) uint8 BGR; the images may differ in size."""
         if not images:
             return []
         canvases, scales = zip(*(letterbox(image, self.info.input_size) for image in images), strict=True)
-        result = self.session.run(np.stack(canvases))
+        found = self._format(np.stack(canvases))
         return [
             self._select(boxes, scores, scale, image.shape)
-            for boxes, scores, scale, image in zip(result["boxes"], result["scores"], scales, images, strict=True)
+            for (boxes, scores), scale, image in zip(found, scales, images, strict=True)
         ]
 
     def _select(self, boxes: np.ndarray, scores: np.ndarray, scale: float, shape: tuple[int, ...]) -> Detections:
