@@ -27,11 +27,11 @@ from probpose_training.detector.evaluation import CocoBoxes, rank  # noqa: E402
 from probpose_training.detector.export import export_detector  # noqa: E402
 from probpose_training.detector.labels import LabelledImage, combine  # noqa: E402
 from probpose_training.detector.loss import detection_loss, giou  # noqa: E402
-from probpose_training.detector.network import PersonDetector, all_centers, prepare  # noqa: E402
+from probpose_training.detector.network import all_centers, prepare  # noqa: E402
 from probpose_training.detector.task import Predictor  # noqa: E402
 from probpose_training.detector.teacher import fuse  # noqa: E402
 
-SMALL = DetectorConfig((64, 64), (8, 8, 16, 16), (0, 1, 1, 1), 8)
+SMALL = DetectorConfig((64, 64), widths=(8, 8, 16, 16), depths=(0, 1, 1, 1), neck=8)
 
 
 def boxes(*rows):
@@ -89,7 +89,7 @@ def test_loss_is_smaller_for_the_right_answer_and_blind_in_ignored_regions():
 
 
 def test_network_centers_match_its_boxes():
-    model = PersonDetector(SMALL.widths, SMALL.depths, SMALL.neck).eval()
+    model = SMALL.make().eval()
     with torch.no_grad():
         logits, found = model(torch.rand(2, 3, 64, 96))
     centers = all_centers(64, 96)

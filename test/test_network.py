@@ -166,7 +166,7 @@ def test_bundled_size():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"backbone": "resnet"}, "backbone must be one of conv, vit, got 'resnet'"),
+        ({"backbone": "resnet"}, "backbone must be one of conv, efficientnet_lite, vit, got 'resnet'"),
         ({"input_size": (190, 256)}, "input_size must be two multiples of 16 px"),
         ({"scalar_heads": "separate"}, "needs backbone 'vit'"),
         ({"backbone": "vit", "heads": 7}, "embed_dim must be a multiple of heads"),

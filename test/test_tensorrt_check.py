@@ -14,7 +14,7 @@ from probpose_ros.cli import main
 from probpose_ros.model_info import DetectorInfo
 from probpose_training.checkpoint import codec_of, pose_info
 from probpose_training.detector.export import export_detector
-from probpose_training.detector.network import PersonDetector
+from probpose_training.detector.checkpoint import DetectorConfig
 from probpose_training.export import export_pose
 from probpose_training.network import NetworkConfig
 from probpose_training.tensorrt_check import VERSIONS, check_tensorrt
@@ -41,7 +41,7 @@ def test_exported_pose_networks_pass(tmp_path, name, precision):
 @pytest.mark.parametrize("precision", ["fp32", "fp16-typed"])
 def test_exported_detector_passes(tmp_path, precision):
     info = DetectorInfo(kind="detector", name="test", input_size=(64, 64))
-    export_detector(PersonDetector(widths=(8, 8, 8, 8), neck=8).eval(), info, tmp_path / "d.onnx", precision)
+    export_detector(DetectorConfig(widths=(8, 8, 8, 8), neck=8).make().eval(), info, tmp_path / "d.onnx", precision)
     assert not check_tensorrt(tmp_path / "d.onnx")
 
 

@@ -1,4 +1,4 @@
-"""The two feature extractors: the plain vision transformer of the paper and a small residual network.
+"""The feature extractors: the paper's plain vision transformer, a small residual network, and EfficientNet-Lite.
 
 A backbone maps normalised images (B, 3, H, W) to a list of feature maps, finest first.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from probpose_training.depthwise import DepthwiseConv2d
 
 # Padding of the patch convolution. With it the tokens of a 256 x 192 input start 2 px outside and the last two rows
 # and columns are never seen; official weights were trained so.
@@ -140,3 +142,69 @@ class ConvNet(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+
+class InvertedResidual(nn.Module):
+    """1 x 1 expansion, depthwise convolution, 1 x 1 projection (Sandler et al., CVPR 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, side: int, stride: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        layers = _conv_bn(nn.Conv2d(inputs, hidden, 1, bias=False), True) if expansion > 1 else []
+        layers += _conv_bn(DepthwiseConv2d(hidden, side, stride), True)
+        self.layers = nn.Sequential(*layers, *_conv_bn(nn.Conv2d(hidden, outputs, 1, bias=False), False))
+        self.skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.skip else self.layers(x)
+
+
+class EfficientNetLite(nn.Module):
+    """The first six stages of EfficientNet-Lite0: feature maps at strides 4, 8, 16, 32, finest first.
+
+    No squeeze-and-excitation and ReLU6 only, so that it runs on every backend and survives 8-bit weights.
+    ``widths`` and ``depths``: channels and blocks of the stages; as the original where weights are loaded into it
+    (:mod:`probpose_training.pretrained`). Strided convolutions are padded alike on both sides.
+
+    ``frozen``: the stem and this many stages keep what was loaded, statistics of the batch normalisation included;
+    0 = all is trained.
+    """
+
+    STAGES = ((1, 3, 1), (6, 3, 2), (6, 5, 2), (6, 3, 2), (6, 5, 1), (6, 5, 2))  # expansion, side, stride
+    OUTPUTS = (1, 2, 4, 5)  # the last stage at each stride
+
+    def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...], frozen: int = 0) -> None:
+        super().__init__()
+        inputs = 32
+        self.stem = nn.Sequential(*_conv_bn(nn.Conv2d(3, inputs, 3, 2, 1, bias=False), True))
+        self.stages = nn.ModuleList()
+        for (expansion, side, stride), width, depth in zip(self.STAGES, widths, depths, strict=True):
+            blocks = [InvertedResidual(inputs, width, expansion, side, stride)]
+            blocks += [InvertedResidual(width, width, expansion, side, 1) for _ in range(depth - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            inputs = width
+        self.channels = [widths[i] for i in self.OUTPUTS]
+        self.frozen = frozen
+        for part in self._fixed():
+            part.requires_grad_(False)
+
+    def _fixed(self) -> list[nn.Module]:
+        return [self.stem, *self.stages[: self.frozen]] if self.frozen else []
+
+    def train(self, mode: bool = True) -> EfficientNetLite:
+        super().train(mode)
+        for part in self._fixed():
+            part.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = self.stem(images), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return [maps[i] for i in self.OUTPUTS]
+
+
+def _conv_bn(conv: nn.Conv2d, activate: bool) -> list[nn.Module]:
+    normalisation = nn.BatchNorm2d(conv.out_channels, eps=1e-3, momentum=0.01)
+    return [conv, normalisation, nn.ReLU6()] if activate else [conv, normalisation]

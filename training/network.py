@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probpose_ros.skeleton import NUM_KEYPOINTS
-from probpose_training.backbones import PATCH, ConvNet, VisionTransformer, conv_bn_relu
+from probpose_training.backbones import PATCH, ConvNet, EfficientNetLite, VisionTransformer, conv_bn_relu
 from probpose_training.sparsemax import sparsemax
 
 CHOICES = {
-    "backbone": ("conv", "vit"),
+    "backbone": ("conv", "efficientnet_lite", "vit"),
     "scalar_heads": ("light", "separate"),
     "map_activation": ("sparsemax", "heatmap"),
 }
@@ -31,7 +31,8 @@ CHOICES = {
 class NetworkConfig:
     """The architecture; sizes are (width, height) in px.
 
-    backbone: ``conv`` (``widths`` and ``depths`` of its four stages) or ``vit`` (``embed_dim`` ... ``drop_path``).
+    backbone: ``conv`` (``widths`` and ``depths`` of its four stages), ``efficientnet_lite`` (of its six stages, the
+    first ``frozen_stages`` of which are not trained), or ``vit`` (``embed_dim`` ... ``drop_path``).
     head_width: channels of the decoder that ends at stride 4, the resolution of the maps.
     scalar_heads: ``light``, one small MLP on pooled features (``scalar_width`` hidden units), or ``separate``, the
     official convolution branches; ``error_branch``: the official layout's fourth branch, never trained and never run.
@@ -44,6 +45,7 @@ class NetworkConfig:
     backbone: str = "conv"
     widths: tuple[int, ...] = (32, 64, 128, 192)
     depths: tuple[int, ...] = (1, 2, 2, 1)
+    frozen_stages: int = 0
     embed_dim: int = 384
     depth: int = 12
     heads: int = 12
@@ -68,9 +70,13 @@ class NetworkConfig:
         multiple = 64 if self.scalar_heads == "separate" else 16
         if len(self.input_size) != 2 or any(size <= 0 or size % multiple for size in self.input_size):
             raise ValueError(f"input_size must be two multiples of {multiple} px, got {self.input_size}")
-        if self.backbone == "conv" and not len(self.widths) == len(self.depths) == 4:
-            raise ValueError(f"widths and depths must name four stages, got {self.widths} and {self.depths}")
-        if self.backbone == "conv" and self.scalar_heads == "separate":
+        stages = {"conv": 4, "efficientnet_lite": 6}.get(self.backbone)
+        if stages and not len(self.widths) == len(self.depths) == stages:
+            raise ValueError(f"widths and depths must name {stages} stages, got {self.widths} and {self.depths}")
+        frozen = range((stages or 0) + 1) if self.backbone == "efficientnet_lite" else (0,)
+        if self.frozen_stages not in frozen:
+            raise ValueError(f"frozen_stages must be in {list(frozen)} for {self.backbone}, got {self.frozen_stages}")
+        if self.backbone != "vit" and self.scalar_heads == "separate":
             raise ValueError("scalar_heads 'separate' needs backbone 'vit'")
         if self.backbone == "vit" and self.embed_dim % self.heads:
             raise ValueError(f"embed_dim must be a multiple of heads, got {self.embed_dim} and {self.heads}")
@@ -143,13 +149,15 @@ class ProbPose(nn.Module):
     def __init__(self, config: NetworkConfig = PROBPOSE_SMALL) -> None:
         super().__init__()
         self.config = config
-        backbone: VisionTransformer | ConvNet
+        backbone: VisionTransformer | ConvNet | EfficientNetLite
         if config.backbone == "vit":
             backbone = VisionTransformer(
                 config.input_size, config.embed_dim, config.depth, config.heads, config.mlp_dim, config.drop_path
             )
-        else:
+        elif config.backbone == "conv":
             backbone = ConvNet(config.widths, config.depths)
+        else:
+            backbone = EfficientNetLite(config.widths, config.depths, config.frozen_stages)
         self.backbone = backbone
         self.head = Head(config, backbone.channels)
 

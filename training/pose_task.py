@@ -15,13 +15,14 @@ from probpose_training.checkpoint import pose_info, save_checkpoint
 from probpose_training.coco import CocoKeypoints, read_coco, read_image
 from probpose_training.configuration import build, take
 from probpose_training.data import PoseDataset, Source
-from probpose_training.graph import PoseGraph, normalise
+from probpose_training.graph import MEAN, STD, PoseGraph, normalise
 from probpose_training.losses import LossConfig, PoseLoss
 from probpose_training.metrics import exmap
 from probpose_training.metrics.coco_ap import coco_ap
 from probpose_training.network import NetworkConfig, ProbPose
+from probpose_training.pretrained import InputScale, load_pretrained
 
-SECTIONS = ("task", "network", "codec", "loss", "augmentation", "data", "train", "card")
+SECTIONS = ("task", "network", "codec", "loss", "augmentation", "data", "train", "card", "pretrained")
 
 
 class PoseTask:
@@ -34,6 +35,8 @@ class PoseTask:
             self.network.input_size, self.network.map_size, **take(config.get("codec") or {}, ("profile",), "codec")
         )
         self.model = ProbPose(self.network)
+        if config.get("pretrained"):
+            print(f"pretrained: {load_pretrained(self.model, config['pretrained'], InputScale(MEAN, STD))}")
         self._loss = PoseLoss(self.codec, build(LossConfig, config.get("loss"), "loss"), self.network)
         self.card = {"name": "probpose", **take(config.get("card") or {}, ("name", "trained_on", "licence"), "card")}
         data = take(config.get("data") or {}, ("root", "train", "val"), "data", needed=("train", "val"))

@@ -1,7 +1,4 @@
-"""The person detector: dense convolutions at strides 8, 16 and 32, a light feature pyramid, an anchor-free head.
-
-Dense convolutions only: per multiplication they train and run several times faster on a CPU than depthwise ones.
-"""
+"""The person detector: features at strides 8, 16 and 32, a light pyramid, an anchor-free head."""
 
 from __future__ import annotations
 
@@ -9,9 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probpose_training.backbones import ConvNet, conv_bn_relu
+from probpose_training.backbones import ConvNet, EfficientNetLite, conv_bn_relu
+from probpose_training.pretrained import InputScale
 
 STRIDES = (8, 16, 32)
+# What the backbone gets, of pixel values 0 .. 255: roughly zero mean, unit variance.
+INPUT_SCALE = InputScale(mean=(127.5,) * 3, std=(63.75,) * 3, bgr=True)
 
 
 def prepare(images: Tensor) -> Tensor:
@@ -23,23 +23,21 @@ def prepare(images: Tensor) -> Tensor:
 class PersonDetector(nn.Module):
     """Image -> per cell of three grids one score and the four distances to the box's sides.
 
-    widths, depths: of the backbone's stages at the strides 4, 8, 16, 32. neck: channels of the pyramid and the head.
+    backbone: of feature maps at the strides 4, 8, 16, 32. neck: channels of the pyramid and the head.
     """
 
-    def __init__(
-        self, widths: tuple[int, ...] = (32, 48, 96, 192), depths: tuple[int, ...] = (0, 1, 3, 1), neck: int = 48
-    ) -> None:
+    def __init__(self, backbone: ConvNet | EfficientNetLite, neck: int = 48) -> None:
         super().__init__()
-        self.backbone = ConvNet(widths, depths)
-        self.context = conv_bn_relu(2 * widths[3], widths[3], 1)
-        self.lateral = nn.ModuleList(conv_bn_relu(width, neck, 1) for width in widths[1:])
+        self.backbone, channels = backbone, backbone.channels
+        self.context = conv_bn_relu(2 * channels[3], channels[3], 1)
+        self.lateral = nn.ModuleList(conv_bn_relu(width, neck, 1) for width in channels[1:])
         self.merge = nn.ModuleList(conv_bn_relu(neck, neck) for _ in range(2))
         self.down = nn.ModuleList(conv_bn_relu(neck, neck, stride=2) for _ in range(2))
         self.head = nn.ModuleList(Head(neck) for _ in STRIDES)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) BGR / 255, H and W multiples of 32 -> logits (B, N), boxes (B, N, 4) xyxy in input px."""
-        c3, c4, c5 = self.backbone(image * 4 - 2)[1:]  # roughly zero mean, unit variance
+        c3, c4, c5 = self.backbone(image * 4 - 2)[1:]  # INPUT_SCALE
         whole = c5.mean(dim=(2, 3), keepdim=True).expand_as(c5)  # a person may fill the whole frame
         c5 = self.context(torch.cat([c5, whole], dim=1))
         p5 = self.lateral[2](c5)

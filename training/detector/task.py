@@ -12,15 +12,16 @@ from torch import Tensor
 from probpose_ros.detector import letterbox, suppress
 from probpose_ros.model_info import DetectorInfo
 from probpose_training.configuration import build, take
+from probpose_training.pretrained import load_pretrained
 
 from .checkpoint import DetectorConfig, save_detector
 from .data import IGNORE, PERSON, DetectorAugmentation, DetectorDataset, unpad
 from .evaluation import CocoBoxes
 from .labels import LabelledImage, SourceConfig, read_source
 from .loss import detection_loss
-from .network import PersonDetector, all_centers, prepare
+from .network import INPUT_SCALE, PersonDetector, all_centers, prepare
 
-SECTIONS = ("task", "network", "augmentation", "data", "train", "card")
+SECTIONS = ("task", "network", "augmentation", "data", "train", "card", "pretrained")
 # scikit-image's photographs without people; `astronaut` and `camera` are the demo's and never trained on.
 BACKGROUNDS = (
     "brick.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
@@ -35,6 +36,8 @@ class DetectorTask:
         take(config, SECTIONS, where)
         self.network = build(DetectorConfig, config.get("network"), "network")
         self.model = self.network.make()
+        if config.get("pretrained"):
+            print(f"pretrained: {load_pretrained(self.model, config['pretrained'], INPUT_SCALE)}")
         self.card = {
             "name": "person_detector",
             **take(config.get("card") or {}, ("name", "trained_on", "licence"), "card"),
