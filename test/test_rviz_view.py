@@ -18,7 +18,7 @@ VIEW = ROOT / "config/pose.rviz"
 # What the displays read; anything else in the file would be ignored without a word.
 COMMON = {"Class", "Name", "Enabled"}
 PROPERTIES = {
-    "rviz_default_plugins/Camera": {"Topic", "Image Rendering", "Zoom Factor", "Far Plane Distance"},
+    "rviz_default_plugins/Camera": {"Topic", "Image Rendering", "Zoom Factor", "Far Plane Distance", "Visibility"},
     "rviz_default_plugins/MarkerArray": {"Topic"},
     "rviz_default_plugins/Axes": {"Length", "Radius"},
     "rviz_default_plugins/Image": {"Topic"},
@@ -40,6 +40,8 @@ def test_displays_are_of_rviz_and_show_the_nodes_topics(view: dict) -> None:
     assert topics == {"/probpose/image", "/probpose/markers", "/probpose/overlay"}
     shown = {display["Class"].split("/")[1] for display in displays if display["Enabled"]}
     assert shown >= {"Camera", "MarkerArray"}, "it opens on something to see"
+    names = {display["Name"] for display in displays} | {"Value"}
+    assert set(displays[0]["Visibility"]) <= names and displays[0]["Visibility"]["People"]
     overlay = next(display for display in displays if display["Name"] == "Overlay")
     assert not overlay["Enabled"], "the node draws it only while somebody subscribes"
 
@@ -47,9 +49,12 @@ def test_displays_are_of_rviz_and_show_the_nodes_topics(view: dict) -> None:
 def test_docks_have_the_names_that_the_stored_layout_places(view: dict) -> None:
     geometry = view["Window Geometry"]
     state = bytes.fromhex(geometry["QMainWindow State"])
-    docks = [panel["Name"] for panel in view["Panels"]] + ["Camera with people"]
+    docks = [panel["Name"] for panel in view["Panels"]] + ["Camera with people", "Overlay"]
     assert all(name.encode("utf-16-be") in state for name in docks)
-    assert any(display["Name"] == docks[-1] for display in view["Visualization Manager"]["Displays"])
+    displays = {display["Name"] for display in view["Visualization Manager"]["Displays"]}
+    assert displays >= {"Camera with people", "Overlay"}, (
+        "a display that is off is switched on if its dock is not stored"
+    )
     # visualization_frame.cpp reads these into a variable that it does not initialise.
     assert (geometry["Hide Left Dock"], geometry["Hide Right Dock"]) == (False, False)
 
@@ -65,6 +70,22 @@ def test_topics_and_frame_are_put_in(view: dict) -> None:
     assert topics == ["/front/image_raw", "/robot/front/markers", "/robot/front/overlay"]
     assert camera_info_topics("/front/image_raw") == ["/front/camera_info"]
     assert camera_info_topics("/front/image/compressed") == ["/front/camera_info", "/front/image/camera_info"]
+
+
+@pytest.mark.ros
+def test_filled_ellipses_are_not_transparent_in_rviz() -> None:
+    """triangle_list_marker.cpp multiplies the opacity of every corner by the marker's own."""
+    pytest.importorskip("probpose_msgs.msg", reason="needs ROS 2 (make test installs it)")
+    from std_msgs.msg import Header
+    from test_ros_convert import some_result
+
+    from probpose_ros.config import NodeConfig
+    from probpose_ros.ros.markers import Pinhole, people_markers
+
+    camera = Pinhole(500.0, 500.0, 320.0, 240.0, 640, 480)
+    ellipses = people_markers(some_result(1), [], Header(), camera, NodeConfig()).markers[0]
+    assert ellipses.type == ellipses.TRIANGLE_LIST and ellipses.colors
+    assert all(ellipses.color.a * color.a > 0.2 for color in ellipses.colors)
 
 
 CAMERA = """

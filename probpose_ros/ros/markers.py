@@ -84,6 +84,7 @@ def people_markers(
     for name, marker in made.items():
         marker.header, marker.ns = header, name
         marker.pose.orientation.w = 1.0
+        marker.color.a = 1.0  # RViz multiplies the corners' opacity by it
         marker.lifetime = Duration(seconds=config.marker_lifetime).to_msg()
         marker.action = Marker.ADD if marker.points else Marker.DELETE
     return MarkerArray(markers=list(made.values()))
