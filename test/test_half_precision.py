@@ -15,7 +15,7 @@ from test_network import SMALL, TINY
 
 from probpose_training.checkpoint import codec_of, pose_info
 from probpose_training.export import example_crops, export_pose
-from probpose_training.half_precision import half_arithmetic
+from probpose_ros.backends.half_precision import half_arithmetic
 from probpose_training.network import NetworkConfig
 
 

@@ -22,11 +22,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from probpose_ros.backends.half_precision import half_arithmetic
 from probpose_ros.codec import Codec
 from probpose_ros.model_info import METADATA_KEY, ModelInfo, PoseInfo
 from probpose_training.checkpoint import codec_of
 from probpose_training.graph import PoseGraph, PoseResult
-from probpose_training.half_precision import half_arithmetic
 from probpose_training.network import ProbPose
 
 OPSET = 17  # The first with LayerNormalization, which stays safe in FP16; TensorRT 8.6 and later know it.
@@ -55,7 +55,7 @@ def export_pose(
         info: goes into the file's metadata; its sizes and codec fields must be those of ``model`` and ``codec``.
         with_probmap: keep the output ``probmap``.
         precision: ``fp16`` stores the weights in half, half the file; they are cast to float32 when it is loaded.
-            ``fp16-typed`` computes in half, see :mod:`probpose_training.half_precision`.
+            ``fp16-typed`` computes in half, see :mod:`probpose_ros.backends.half_precision`.
 
     Returns:
         The largest differences found while verifying: between torch and the file, and of the rounding to fp16.
