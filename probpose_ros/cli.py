@@ -2,18 +2,43 @@
 
 Every command is a module with ``register(subparsers)``, which adds a parser and sets its default ``run``: a function
 from the parsed arguments to the exit status. So training can add commands although the run time never imports it.
+The module's docstring is the text of its ``--help``.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from typing import Any
 
 from probpose_ros import __version__
 
 GROUP = "probpose.commands"
+FIRST_STEPS = """\
+first steps:
+  probpose doctor                what is installed, what is missing, the exact fix
+  probpose run photo.jpg         people in a picture
+  probpose COMMAND --help        what a command does, with examples
+"""
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the terminal, and shows those with indented lines (examples) as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(part if "\n  " in part else fill(part, width, indent) for part in paragraphs)
+
+
+class Parser(argparse.ArgumentParser):
+    """With that formatter; the parsers of the commands are of this class, too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": HelpFormatter, **options})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="probpose", description="Human keypoints with presence probability and uncertainty regions."
+    parser = Parser(
+        prog="probpose",
+        description="People's keypoints with presence probability and uncertainty regions.",
+        epilog=FIRST_STEPS,
     )
     parser.add_argument("--version", action="version", version=f"probpose {__version__}")
     parser.add_argument("--traceback", action="store_true", help="on an error, show where in the code it happened")
@@ -51,7 +78,14 @@ def make_parser() -> argparse.ArgumentParser:
             _register_unavailable(subparsers, name, error)
         else:
             register(subparsers)
+            _explain(subparsers.choices[name], sys.modules[register.__module__].__doc__)
     return parser
+
+
+def _explain(parser: argparse.ArgumentParser, docstring: str | None) -> None:
+    """``probpose run``: people in an image ... -> People in an image ..., with everything below the first line."""
+    text = inspect.cleandoc(docstring or "").partition(": ")[2]
+    parser.description = parser.description or (text[:1].upper() + text[1:]).replace("%", "%%") or None
 
 
 def _register_unavailable(subparsers: argparse._SubParsersAction, name: str, error: ImportError) -> None:

@@ -1,4 +1,11 @@
-"""``probpose compare``: two files of one model on real images, such as fp32 and fp16-typed."""
+"""``probpose compare``: two files of one model on real images, such as fp32 and fp16-typed.
+
+Prints the largest differences of every output, and what lies beyond the limits that a half-precision file is held to.
+The exit status is 1 if something does.
+
+examples:
+  probpose compare pose.onnx pose_half.onnx --images photos
+"""
 
 from __future__ import annotations
 
@@ -8,8 +15,8 @@ from pathlib import Path
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("compare", help="two files of one model (fp32 and half, say) on real images")
-    parser.add_argument("reference", type=Path, metavar="REFERENCE.onnx")
-    parser.add_argument("other", type=Path, metavar="OTHER.onnx")
+    parser.add_argument("reference", type=Path, metavar="REFERENCE.onnx", help="what the other is held to")
+    parser.add_argument("other", type=Path, metavar="OTHER.onnx", help="another file of the same model")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of .jpg or .png photographs")
     parser.add_argument("--backend", default="onnxruntime", help="what runs OTHER (default: onnxruntime)")
     parser.set_defaults(run=run)

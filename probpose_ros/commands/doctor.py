@@ -1,4 +1,11 @@
-"""``probpose doctor``: what is installed, what is missing, and how to put it right."""
+"""``probpose doctor``: what is installed, what is missing, and how to put it right.
+
+One line for each thing: "ok", "MISSING" (nothing runs without it) or "-" (something optional is not there), what was
+found, and below it the command that puts it right. The exit status is 1 if something that is needed is missing.
+
+examples:
+  probpose doctor
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""``probpose crop-dataset``: a CropCOCO-style set from COCO-format data."""
+"""``probpose crop-dataset``: a CropCOCO-style set from COCO-format data.
+
+Every picture becomes several that cut its people, with boxes computed anew. Joints outside keep their place, with
+v = 3, and pad_to_contain says how far the window would have to reach. The same seed gives the same set.
+
+examples:
+  probpose crop-dataset --annotations val.json --images val --out crops --seed 0
+"""
 
 from __future__ import annotations
 

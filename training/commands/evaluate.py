@@ -1,4 +1,12 @@
-"""``probpose evaluate``: results.json, metrics.json and report.html for a model on COCO-format data."""
+"""``probpose evaluate``: results.json, metrics.json and report.html for a model on COCO-format data.
+
+Prints OKS AP and Ex-AP (which also judges joints outside the image) with 95 % intervals over the images; the rest is in
+the report: per joint, by occlusion and size, presence, calibration of the quality, pictures of the worst.
+
+examples:
+  probpose evaluate --annotations val.json --images val --out out/val
+  probpose evaluate --annotations val.json --images val --boxes detector --model my.onnx --out out/my
+"""
 
 from __future__ import annotations
 

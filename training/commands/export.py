@@ -1,4 +1,13 @@
-"""``probpose export``: a checkpoint -> one ONNX file, verified before it is written; or a check of such a file."""
+"""``probpose export``: a checkpoint -> one ONNX file, verified before it is written; or a check of such a file.
+
+The file holds preprocessing, network and decoding, and says in its metadata what the runtime has to know. It is run
+beside torch first, and written only if both agree.
+
+examples:
+  probpose export runs/probpose_small/model.pt --out my.onnx --with-probmap
+  probpose export runs/probpose_small/model.pt --out half.onnx --with-probmap --precision fp16-typed
+  probpose export my.onnx --check tensorrt           # will TensorRT take it? needs no GPU
+"""
 
 from __future__ import annotations
 
@@ -11,7 +20,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("export", help="write a checkpoint as an ONNX model, verified against torch")
     made_by = "made by train or import-checkpoint; a .onnx is only checked"
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=made_by)
-    parser.add_argument("--out", type=Path, metavar="model.onnx")
+    parser.add_argument("--out", type=Path, metavar="model.onnx", help="the file to write")
     parser.add_argument("--with-probmap", action="store_true", help="add the output probmap (needed for regions)")
     parser.add_argument(
         "--precision",

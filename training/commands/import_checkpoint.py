@@ -1,4 +1,12 @@
-"""``probpose import-checkpoint``: an official-layout ProbPose checkpoint -> ours."""
+"""``probpose import-checkpoint``: an official-layout ProbPose checkpoint -> ours.
+
+Reads tensors only: a file that would unpickle objects is refused. All sizes are read from the tensors; only the number
+of attention heads is not in them (12 in the official files).
+
+examples:
+  probpose import-checkpoint ProbPose-s.pth --out checkpoints
+  probpose export checkpoints/ProbPose-s.pt --out probpose_s.onnx --with-probmap
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""probpose train: a recipe (YAML) -> checkpoints, logs and the exported model."""
+"""``probpose train``: a recipe (YAML) -> checkpoints, logs and the exported model.
+
+A recipe names the network, the data and the schedule; --set changes single entries. Started again with the same --out,
+training goes on from its last.pt. It also runs under torchrun. model.pt is the checkpoint for 'probpose export';
+tensorboard shows the curves.
+
+examples:
+  probpose train --config training/configs/probpose_small.yaml --set data.root=data
+  probpose train --config my.yaml --set train.epochs=3 --set train.learning_rate=5.0e-4 --out runs/try
+"""
 
 from __future__ import annotations
 
@@ -7,11 +16,7 @@ from pathlib import Path
 
 
 def register(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "train",
-        help="train a network from a recipe",
-        description="Train from a recipe. Started again, it goes on from OUT/last.pt. Also runs under torchrun.",
-    )
+    parser = subparsers.add_parser("train", help="train a network from a recipe")
     parser.add_argument(
         "--config", type=Path, required=True, help="the recipe, e.g. training/configs/probpose_small.yaml"
     )
