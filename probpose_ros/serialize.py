@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from probpose_ros.skeleton import EDGES, KEYPOINT_NAMES, SIGMAS
 from probpose_ros.types import FrameResult, Person, Regions
 
 
@@ -17,7 +19,7 @@ def frame_to_dict(
     *,
     levels: Sequence[float],
     model: str,
-    stamp: float = 0.0,
+    stamp: float | Fraction = 0.0,
     frame_id: str = "",
     sequence: int = 0,
     calibration_id: str = "",
@@ -26,7 +28,7 @@ def frame_to_dict(
     """One image's result as a PersonPoseArray dict; enums are their numbers, unknown numbers NaN.
 
     Args:
-        levels: of the regions. model: its name. stamp: seconds. sequence: number of the message.
+        levels: of the regions. model: its name. stamp: seconds, exact if a Fraction. sequence: number of the message.
     """
     return {
         "header": {"stamp": _stamp(stamp), "frame_id": frame_id},
@@ -66,6 +68,17 @@ def person_to_dict(person: Person) -> dict[str, Any]:
     }
 
 
+def skeleton_to_dict(model: str, calibration_id: str = "") -> dict[str, Any]:
+    """A SkeletonInfo dict; ``edges`` flat: from, to, from, to, ..."""
+    return {
+        "names": list(KEYPOINT_NAMES),
+        "edges": [end for edge in EDGES for end in edge],
+        "sigmas": [float(sigma) for sigma in SIGMAS],
+        "model": model,
+        "calibration_id": calibration_id,
+    }
+
+
 def to_json(values: Any) -> str:
     """One line of JSON; NaN and infinity, which JSON lacks, become null. Floats keep float32's seven digits."""
     return json.dumps(_jsonable(values), allow_nan=False, separators=(",", ":"))
@@ -94,6 +107,6 @@ def _jsonable(values: Any) -> Any:
     return values
 
 
-def _stamp(seconds: float) -> dict[str, int]:
-    nanoseconds = round(seconds * 1e9)
+def _stamp(seconds: float | Fraction) -> dict[str, int]:
+    nanoseconds = round(seconds * 10**9)
     return {"sec": nanoseconds // 10**9, "nanosec": nanoseconds % 10**9}

@@ -1,15 +1,20 @@
-"""Where images come from without ROS: an image, a folder of images, a video or GIF, a camera index."""
+"""Where images come from without ROS: an image, a folder of images, a video or GIF, a ROS 2 bag, a camera index."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from probpose_ros.bags import IMAGES, SUFFIXES, BagReader, is_bag
+from probpose_ros.image_message import ImageError, image_to_bgr
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
@@ -23,16 +28,20 @@ class SourceError(OSError):
 class Source:
     """Iterate over it for (timestamp in seconds, image (H, W, 3) uint8 BGR).
 
-    length: number of images, None if unknown. fps: of a video or camera, None for pictures.
-    names: of the pictures, for naming results.
+    length: number of images, None if unknown. fps: of a video, bag or camera, None for pictures.
+    names: of the pictures, for naming results; a picture's timestamp is its index here.
+    frame_id: of a bag's images; their timestamps are exact (Fraction).
+    skipped: one line for every image that could not be read, once the iteration has come past it.
     """
 
-    frames: Iterator[tuple[float, np.ndarray]]
+    frames: Iterator[tuple[float | Fraction, np.ndarray]]
     length: int | None
     fps: float | None = None
     names: tuple[str, ...] = ()
+    frame_id: str = ""
+    skipped: list[str] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[float | Fraction, np.ndarray]]:
         return self.frames
 
     def __len__(self) -> int:
@@ -41,10 +50,17 @@ class Source:
         return self.length
 
 
-def open_source(text: str | Path) -> Source:
-    """The source of a path or camera index. SourceError if it is missing, of an unknown kind, or not readable."""
+def open_source(text: str | Path, topic: str | None = None) -> Source:
+    """The source of a path or camera index. SourceError if it is missing, of an unknown kind, or not readable.
+
+    topic: of a bag's images; needed where it has several. BagError if it has none, or breaks off.
+    """
     text = str(text)
     path = Path(text).expanduser()
+    if path.exists() and is_bag(path):
+        return _bag(path, topic)
+    if topic is not None:
+        raise SourceError(f"{text}: a topic ({topic}) can be chosen of a ROS 2 bag only")
     if text.isdigit() and not path.exists():
         return _camera(int(text))
     if path.is_dir():
@@ -62,7 +78,8 @@ def open_source(text: str | Path) -> Source:
         return _pictures([path])
     if suffix in VIDEO_SUFFIXES:
         return _video(cv2.VideoCapture(str(path)), text, 25.0)
-    raise SourceError(f"{text}: not an image ({', '.join(IMAGE_SUFFIXES)}) or video ({', '.join(VIDEO_SUFFIXES)})")
+    kinds = f"image ({', '.join(IMAGE_SUFFIXES)}), video ({', '.join(VIDEO_SUFFIXES)}) or bag ({', '.join(SUFFIXES)})"
+    raise SourceError(f"{text}: not an {kinds}")
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -74,8 +91,48 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _pictures(files: list[Path]) -> Source:
-    frames = ((float(i), read_image(file)) for i, file in enumerate(files))
-    return Source(frames, len(files), names=tuple(file.name for file in files))
+    """A picture that cannot be read is skipped; SourceError if none can."""
+    source = Source(iter(()), len(files), names=tuple(file.name for file in files))
+
+    def frames() -> Iterator[tuple[float, np.ndarray]]:
+        for i, file in enumerate(files):
+            try:
+                image = read_image(file)
+            except SourceError as error:
+                source.skipped.append(str(error))
+            else:
+                yield float(i), image
+        if len(source.skipped) == len(files):
+            raise SourceError(f"{files[0].parent}: none of its {len(files)} images can be read; {source.skipped[0]}")
+
+    source.frames = frames()
+    return source
+
+
+def _bag(path: Path, topic: str | None) -> Source:
+    """A broken image is skipped; BagError after the last image if the bag breaks off."""
+    reader = BagReader(path, IMAGES, topic)
+    messages = iter(reader)
+    first = next(messages, None)
+    if first is None:
+        reader.close()
+        raise SourceError(f"{path}: no image on {reader.topic}")
+    source = Source(iter(()), reader.length, reader.rate or 15.0, frame_id=first[1].header.frame_id)
+
+    def frames() -> Iterator[tuple[float | Fraction, np.ndarray]]:
+        with reader:
+            for time, msg in itertools.chain([first], messages):
+                stamp = msg.header.stamp
+                try:
+                    image = image_to_bgr(msg)
+                except ImageError as error:
+                    source.skipped.append(f"{reader.topic} at {stamp.sec}.{stamp.nanosec:09}: {error}")
+                else:
+                    nanoseconds = stamp.sec * 10**9 + stamp.nanosec
+                    yield Fraction(nanoseconds or time, 10**9), image
+
+    source.frames = frames()
+    return source
 
 
 def _camera(index: int) -> Source:

@@ -70,7 +70,10 @@ def write(path, content):
         (lambda folder: write(folder / "empty.png", b""), "empty.png: the file is empty"),
         (lambda folder: write(folder / "bad.jpg", b"\xff\xd8 no jpeg"), "bad.jpg: cannot be read as an image"),
         (lambda folder: write(folder / "bad.mp4", b"no video" * 99), "bad.mp4: cannot be opened, or gives no image"),
-        (lambda folder: write(folder / "text.txt", b"hello"), r"text.txt: not an image \(.jpg.*or video \(.mp4"),
+        (
+            lambda folder: write(folder / "text.txt", b"hello"),
+            r"text.txt: not an image \(.jpg.*video \(.mp4.*or bag \(.mcap",
+        ),
         (lambda folder: folder, "no images in this folder"),
         (lambda folder: 987, "camera 987: (there is no /dev/video987|cannot be opened)"),
     ],
@@ -81,8 +84,17 @@ def test_unreadable_sources(tmp_path, make, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_bad_image_in_a_folder_is_named(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
-    write(tmp_path / "b.png", b"broken")
-    with pytest.raises(SourceError, match="b.png: cannot be read as an image"):
+def test_a_bad_image_in_a_folder_is_skipped_and_named(tmp_path):
+    write(tmp_path / "a.png", b"broken")
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((9, 9, 3), np.uint8))
+    write(tmp_path / "c.png", b"")
+    source = open_source(tmp_path)
+    assert [(stamp, source.names[int(stamp)]) for stamp, _ in source] == [(1.0, "b.png")]
+    assert [line.split("/")[-1] for line in source.skipped] == [f"{x}.png: cannot be read as an image" for x in "ac"]
+
+
+def test_a_folder_of_bad_images_only_is_an_error(tmp_path):
+    write(tmp_path / "a.png", b"broken")
+    write(tmp_path / "b.jpg", b"")
+    with pytest.raises(SourceError, match="none of its 2 images can be read; .*a.png: cannot be read as an image"):
         list(open_source(tmp_path))

@@ -1,20 +1,46 @@
-"""``probpose run``: people in an image, folder, video or camera, without ROS."""
+"""``probpose run``: people in an image, folder, video, ROS 2 bag or camera, without ROS.
+
+Writes DIR/people.jsonl, one JSON object an image with the fields of the message PersonPoseArray, and beside it every
+image with its people drawn: a video for a video, else one PNG an image.
+
+examples:
+  probpose run photo.jpg                           # -> out/run/photo.png, out/run/people.jsonl
+  probpose run walk.mp4 --out out/walk --margin 0.2    # a border shows joints outside the image
+  probpose run 0 --max-frames 100                  # 100 images of camera 0
+  probpose run photos --json > people.jsonl        # no pictures
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from probpose_ros import bags
 from probpose_ros.config import PipelineConfig, allowed
+
+STATUS = """exit status: 0 if all went well; 1 if the work was done, but an image could not be read or the calibration
+was refused (said on standard error); 2 for a wrong input"""
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("run", help="people in an image, folder, video or camera: overlays and JSON")
-    parser.add_argument("source", help="image, folder of images, video, GIF or camera index")
+    parser = subparsers.add_parser(
+        "run", help="people in an image, folder, video, ROS 2 bag or camera: overlays and JSON", epilog=STATUS
+    )
+    parser.add_argument("source", help="image, folder of images, video, GIF, ROS 2 bag or camera index")
+    parser.add_argument("--topic", help="of a bag with several topics of images: the one to use")
     parser.add_argument("--out", default="out/run", metavar="DIR", help="folder of the results (default: %(default)s)")
+    parser.add_argument(
+        "--bag",
+        choices=bags.STORAGES,
+        help="write the results to a ROS 2 bag, too: the new folder DIR/bag (needs rosbags)",
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON lines too, and draw no overlays")
     parser.add_argument(
         "--margin", type=float, default=0.0, metavar="F",
@@ -63,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.max_frames is not None and args.max_frames < 1:
         raise ValueError(f"--max-frames {args.max_frames}: must be at least 1")
     config = pipeline_config(args)
-    source = open_source(args.source)
+    source = open_source(args.source, args.topic)
     pipeline, tracker = Pipeline(config), Tracker()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -74,21 +100,24 @@ def run(args: argparse.Namespace) -> int:
     count = people = 0
     with ExitStack() as stack:
         lines = stack.enter_context(open(out / "people.jsonl", "w", encoding="utf-8"))
+        bag = stack.enter_context(bags.BagWriter(out / "bag", args.bag)) if args.bag else None
         video = None
         if source.fps is not None and not args.json:
             video = stack.enter_context(VideoWriter(out / f"{Path(args.source).stem}.mp4", source.fps))
         for stamp, image in tqdm(source, total=source.length, unit="image"):
             frame = pipeline(image)
             if source.fps is not None:  # pictures of a folder have nothing to do with each other
-                frame = tracker.track(frame, stamp)
-            name = source.names[count] if source.names else Path(args.source).name
-            line = to_json(frame_to_dict(
+                frame = tracker.track(frame, float(stamp))
+            name = source.names[int(stamp)] if source.names else source.frame_id or Path(args.source).name
+            values = frame_to_dict(
                 frame, levels=config.levels, model=pipeline.pose.info.name, stamp=stamp, frame_id=name, sequence=count,
                 calibration_id=pipeline.calibration_id,
-            ))  # fmt: skip
-            lines.write(line + "\n")
+            )  # fmt: skip
+            lines.write(to_json(values) + "\n")
+            if bag is not None:
+                write_to_bag(bag, values, None if args.json else draw(image, frame, args.margin))
             if args.json:
-                print(line)
+                print(to_json(values))
             elif video:
                 video.write(draw(image, frame, args.margin))
             elif not cv2.imwrite(str(path := out / overlay_name(name, source.names)), draw(image, frame, args.margin)):
@@ -98,7 +127,30 @@ def run(args: argparse.Namespace) -> int:
                 break
     if not args.json:
         print(f"{count} images, {people} people -> {out}")
-    return 0
+    if source.skipped:
+        shown = "; ".join(source.skipped[:3]) + ("; ..." if len(source.skipped) > 3 else "")
+        print(f"probpose: {len(source.skipped)} images were skipped: {shown}", file=sys.stderr)
+    if pipeline.calibration_error:
+        print(f"probpose: not calibrated, every region is valid: false: {pipeline.calibration_error}", file=sys.stderr)
+    return int(bool(source.skipped or pipeline.calibration_error))
+
+
+def write_to_bag(bag: bags.BagWriter, values: dict[str, Any], overlay: np.ndarray | None) -> None:
+    """One image's result under the node's topics, at the time of its stamp; overlay: (H, W, 3) uint8 BGR, as JPEG."""
+    import cv2
+
+    from probpose_ros.serialize import skeleton_to_dict
+
+    header, stamp = values["header"], values["header"]["stamp"]
+    time = stamp["sec"] * 10**9 + stamp["nanosec"]
+    if not bag.count:
+        skeleton = skeleton_to_dict(values["model"], values["calibration_id"])
+        bag.write("/probpose/skeleton_info", bags.SKELETON, time, bags.message(bags.SKELETON, skeleton), latched=True)
+    bag.write("/probpose/keypoints", bags.PEOPLE, time, bags.message(bags.PEOPLE, values))
+    if overlay is not None:
+        jpeg = cv2.imencode(".jpg", overlay)[1].ravel()
+        picture = bags.message(bags.COMPRESSED, {"header": header, "format": "jpeg", "data": jpeg})
+        bag.write("/probpose/overlay/compressed", bags.COMPRESSED, time, picture)
 
 
 def overlay_name(name: str, names: Sequence[str] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from probpose_msgs.msg import Keypoint, PersonPose, PersonPoseArray, Region, SkeletonInfo, Zone, ZoneArray
-from probpose_ros.skeleton import EDGES, KEYPOINT_NAMES, SIGMAS
+from probpose_ros.serialize import skeleton_to_dict
 from probpose_ros.types import FrameResult, FrameState, Person, RegionKind, Regions, TrackState
 from probpose_ros.zones import Zone as PersonZone
 
@@ -91,48 +92,46 @@ def _regions(regions: Regions, polygons: bool) -> list[list[Region]]:
 
 
 def zones_message(
-    result: FrameResult, header: Header, zones: list[PersonZone], valid_for: float,
+    result: FrameResult, header: Header, zones: list[PersonZone], age_ms: float, config: NodeConfig,
     calibration_id: str = "", delta: float = NAN,
 ) -> ZoneArray:  # fmt: skip
-    """The advisory zones of one image; ``valid_for``: seconds from the image's stamp. sequence and age_ms as above.
+    """The advisory zones of one image, which hold until its age is ``age_ms`` and the lookahead. sequence as above.
 
-    Inflation by age needs metres (depth or a ground plane), which nothing gives yet: assumed_speed is NaN, and the
-    array's state is UNKNOWN as soon as there is a zone. delta: of the calibration, if its kind is PAC.
+    delta: of the calibration, if its kind is PAC.
     """
-    width, height = result.image_width, result.image_height
-    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
-    view = points(corners) if width and height else []  # of a broken image not even the size is known
-    searched = result.state in (FrameState.OK, FrameState.NO_PERSON_DETECTED)
-    nobody = result.state == FrameState.NO_PERSON_DETECTED
+    width, height, state = result.image_width, result.image_height, result.state
+    view = points(view_corners(width, height)) if width and height else []  # of a broken image not even that is known
+    until = 0.0 if math.isnan(age_ms) else 1e-3 * age_ms + config.zone_lookahead
+    if state == FrameState.OK and not all(zone.valid for zone in zones):
+        state = FrameState.UNKNOWN
+    each = FrameState.STALE if state == FrameState.STALE else FrameState.OK
     made = [
-        Zone(person_id=zone.person_id, part="person", valid=zone.valid, polygon=points(zone.polygon), distance=NAN)
+        Zone(
+            person_id=zone.person_id, part=zone.part, state=int(each if zone.valid else FrameState.UNKNOWN),
+            valid=zone.valid, polygon=points(zone.polygon), range_source=int(zone.source),
+            points=[Point32(x=x, y=y, z=z) for x, y, z in zone.points.tolist()], distance=zone.distance,
+        )
         for zone in zones
-    ]
-    if not searched:  # nothing can be said: one more zone is the whole view
+    ]  # fmt: skip
+    if result.state == FrameState.UNKNOWN:  # nothing can be said: one more zone is the whole view
         made.append(Zone(person_id=-1, part="view", polygon=view, distance=NAN))
     return ZoneArray(
         header=header,
-        state=ZoneArray.NO_PERSON_DETECTED if nobody else ZoneArray.UNKNOWN,
+        state=int(state),
         level=zones[0].level if zones else NAN,
         kind=int(zones[0].kind) if zones else ZoneArray.KIND_UNKNOWN,
         delta=delta,
         calibration_id=calibration_id,
-        age_ms=NAN,
-        assumed_speed=NAN,
-        valid_until=(Time.from_msg(header.stamp) + Duration(seconds=valid_for)).to_msg(),
-        observed_area=view if searched else [],
+        age_ms=age_ms,
+        assumed_speed=max(config.zone_arm_speed, config.zone_body_speed),
+        valid_until=(Time.from_msg(header.stamp) + Duration(seconds=until)).to_msg(),
+        observed_area=view if result.state in (FrameState.OK, FrameState.NO_PERSON_DETECTED) else [],
         zones=made,
     )
 
 
 def skeleton_message(model: str, calibration_id: str = "") -> SkeletonInfo:
-    return SkeletonInfo(
-        names=list(KEYPOINT_NAMES),
-        edges=array.array("B", [end for edge in EDGES for end in edge]),
-        sigmas=floats(SIGMAS),
-        model=model,
-        calibration_id=calibration_id,
-    )
+    return SkeletonInfo(**skeleton_to_dict(model, calibration_id))
 
 
 def message_to_dict(value: Any) -> Any:
