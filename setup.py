@@ -47,7 +47,7 @@ setup(
             f"rviz_view = {NAME}.ros.rviz_view:main",
         ],
         "probpose.commands": [
-            *commands(NAME, "run", "doctor", "build-engine", "compare"),
+            *commands(NAME, "run", "doctor", "fetch", "build-engine", "compare"),
             *commands("probpose_training", "train", "evaluate", "crop-dataset"),
             *commands("probpose_training", "import-checkpoint", "export", "calibrate"),
         ],

@@ -223,10 +223,6 @@ def find_calibration(name_or_path: str | Path) -> Path:
     return find_file(name_or_path, SUFFIX, "calibration")
 
 
-def file_sha256(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def load_calibration(path: str | Path) -> Calibration:
     """Read a file.
 
