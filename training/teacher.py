@@ -45,12 +45,12 @@ class TinyPoseTeacher:
 
     def heatmaps(self, crop: np.ndarray) -> np.ndarray:
         """(256, 192, 3) uint8 BGR -> (17, 64, 48) float32, the mean of the crop's and its mirror image's."""
-        mirrored = self._forward(crop[:, ::-1])[FLIP_INDEX][:, :, ::-1]
+        mirrored = self.forward(crop[:, ::-1])[FLIP_INDEX][:, :, ::-1]
         mirrored[:, :, 1:] = mirrored[:, :, :-1].copy()
-        return (self._forward(crop) + mirrored) / 2
+        return (self.forward(crop) + mirrored) / 2
 
-    def _forward(self, crop: np.ndarray) -> np.ndarray:
-        tensor = np.ascontiguousarray(((crop[:, :, ::-1] / np.float32(255) - _MEAN) / _STD).transpose(2, 0, 1))
+    def forward(self, crop: np.ndarray) -> np.ndarray:
+        tensor = network_input(crop)
         extractor = self._net.create_extractor()
         extractor.input(self._input, self._ncnn.Mat(tensor).clone())  # without clone() ncnn reads freed memory
         return np.array(extractor.extract(self._output)[1])
@@ -59,11 +59,8 @@ class TinyPoseTeacher:
         """Pose of the person in ``bbox`` (x_min, y_min, x_max, y_max, image px) of a uint8 BGR image."""
         points, peaks = [], []
         for padding in self.paddings:
-            center, window = bbox_to_window(bbox, CROP_SIZE[0] / CROP_SIZE[1], padding)
-            scale = np.array(CROP_SIZE) / window
-            origin = center - window / 2
-            matrix = np.column_stack([np.diag(scale), -scale * origin])
-            xy, peak = dark_decode(self.heatmaps(cv2.warpAffine(image, matrix, CROP_SIZE)))
+            crop, scale, origin = classic_crop(image, bbox, padding)
+            xy, peak = dark_decode(self.heatmaps(crop))
             points.append(xy * CELL / scale + origin)
             peaks.append(peak)
         xy, peak = np.array(points), np.clip(np.array(peaks), 0, 1)
@@ -71,6 +68,18 @@ class TinyPoseTeacher:
         area = AREA_PER_BOX * np.prod(bbox_to_window(bbox, 0.75, 1.0)[1])
         agreement = oks(((xy - mean) ** 2).sum(-1).max(0), oks_variance(area))
         return TeacherPose(mean, peak.mean(0) * agreement)
+
+
+def network_input(crop: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 BGR -> (3, H, W) float32 RGB, normalised as on ImageNet."""
+    return np.ascontiguousarray(((crop[:, :, ::-1] / np.float32(255) - _MEAN) / _STD).transpose(2, 0, 1))
+
+
+def classic_crop(image: np.ndarray, bbox: np.ndarray, padding: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The crop (256, 192, 3) of the convention before UDP: crop px = (image px - origin) * scale, both (2,)."""
+    center, window = bbox_to_window(bbox, CROP_SIZE[0] / CROP_SIZE[1], padding)
+    scale, origin = np.array(CROP_SIZE) / window, center - window / 2
+    return cv2.warpAffine(image, np.column_stack([np.diag(scale), -scale * origin]), CROP_SIZE), scale, origin
 
 
 def dark_decode(heatmaps: np.ndarray, blur: int = 11) -> tuple[np.ndarray, np.ndarray]:
