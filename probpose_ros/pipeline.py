@@ -15,13 +15,13 @@ from probpose_ros.calibration import (
     Calibration,
     CalibrationError,
     Subject,
-    file_sha256,
     find_calibration,
     load_calibration,
 )
 from probpose_ros.config import ConfigError, PipelineConfig
 from probpose_ros.detector import Detector
 from probpose_ros.geometry import CropTransform
+from probpose_ros.models import file_sha256
 from probpose_ros.pose import PoseModel
 from probpose_ros.regions import is_distribution, regions_from_map
 from probpose_ros.types import Detections, FrameResult, FrameState, KeypointState, Person, PoseOutput

@@ -25,12 +25,11 @@ from probpose_ros.calibration import (
     Knots,
     Presence,
     Subject,
-    file_sha256,
     load_calibration,
     parse,
 )
 from probpose_ros.config import PipelineConfig
-from probpose_ros.models import model_dirs
+from probpose_ros.models import file_sha256, model_dirs
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.predictive import Mixture, Ranking, predictive_maps
 from probpose_ros.skeleton import FLIP_INDEX, JOINT_TYPES, NUM_KEYPOINTS

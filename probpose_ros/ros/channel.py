@@ -19,10 +19,10 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from probpose_msgs.msg import PersonPoseArray, Status, ZoneArray
-from probpose_ros.calibration import file_sha256
 from probpose_ros.config import NodeConfig
 from probpose_ros.draw import draw
 from probpose_ros.input_check import InputCheck
+from probpose_ros.models import file_sha256
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.ros import qos
 from probpose_ros.ros.convert import people_message, zones_message
