@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 SEGMENT_BYTES = 64 * 2**20  # as in config/fastdds_shm.xml
@@ -34,12 +36,32 @@ def share_file(relative: str) -> Path:
 def transport_environment(shm: str = "/dev/shm") -> dict[str, str]:
     """Variables to add. What the user has set stays; without room in shared memory Fast DDS keeps its own profile."""
     variables = dict(MALLOC)
+    remove_dead_segments(shm)
     room = shutil.disk_usage(shm).free if os.path.isdir(shm) else 0
     segment = min(SEGMENT_BYTES, room // PROCESSES)
     if segment >= SMALLEST_SEGMENT:
         profile = str(_profile(segment))
         variables["FASTDDS_DEFAULT_PROFILES_FILE"] = variables["FASTRTPS_DEFAULT_PROFILES_FILE"] = profile
     return {name: value for name, value in variables.items() if name not in os.environ}
+
+
+def remove_dead_segments(shm: str = "/dev/shm", older_than: float = 10.0) -> int:
+    """Frees the shared memory of processes that were killed, 64 MiB each; how many there were.
+
+    Fast DDS leaves them lying until /dev/shm is full. Each has a lock file, which its owner holds while it lives.
+    """
+    removed = 0
+    for lock in Path(shm).glob("fastrtps_" + "[0-9a-f]" * 16 + "_el"):
+        try:
+            with open(lock, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.stat(lock).st_mtime > older_than:  # a younger one may not have been locked yet
+                    lock.with_name(lock.name[: -len("_el")]).unlink(missing_ok=True)
+                    lock.unlink()
+                    removed += 1
+        except OSError:  # alive, of another user, or removed by another process just now
+            continue
+    return removed
 
 
 def _profile(segment: int) -> Path:
