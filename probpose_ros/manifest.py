@@ -24,8 +24,8 @@ class ManifestError(ValueError):
 class Entry:
     """One model.
 
-    url: http or https. file: the name it is kept under. member: what it is called at the end of its path in a zip, empty
-    if the URL gives the file itself. sha256, size (bytes): of the file, None where not known.
+    url: http or https. file: the name it is kept under. member: its name in a zip, without folders; empty if the URL
+    gives the file itself. sha256, size (bytes): of the file, None where not known.
     """
 
     name: str

@@ -18,7 +18,7 @@ def model_dirs() -> list[Path]:
 
 
 def user_models() -> Path:
-    """Where ``probpose fetch`` puts models: ``$PROBPOSE_MODELS``, else ``probpose/models`` in the user's cache folder."""
+    """Where fetched models are: ``$PROBPOSE_MODELS``, else ``probpose/models`` in the user's cache folder."""
     if folder := os.environ.get("PROBPOSE_MODELS"):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "probpose/models"
