@@ -122,4 +122,4 @@ class ExpectedOksDecode(nn.Module):
 
 def _parabola_peak(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
     curvature = after + before - 2 * centre
-    return (before - after) / 2 / torch.where(curvature == 0, torch.full_like(curvature, 1e-6), curvature)
+    return (before - after) / 2 / (curvature + 1e-6 * (curvature == 0))

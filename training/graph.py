@@ -52,13 +52,14 @@ class PoseGraph(nn.Module):
         if codec != (needed := decode_codec(model.config, codec.profile, codec.padding)):
             raise ValueError(f"the network needs {needed}, got {codec}")
         self.model = model
+        self.prepare = normalise  # The exporter folds most of it into the network.
         self.maps = MergedMaps(model.config)
         self.decode = ExpectedOksDecode(codec)
         self.flip = flip
         self.register_buffer("flip_index", torch.tensor(FLIP_INDEX), persistent=False)
 
     def forward(self, crops: Tensor) -> PoseResult:
-        images = normalise(crops)
+        images = self.prepare(crops)
         probmap, scalars = self._predict(images)
         if self.flip:
             mirrored, others = self._predict(images.flip(-1))

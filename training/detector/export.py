@@ -16,12 +16,12 @@ from probpose_training.export import (
     ExportError,
     check,
     example_crops,
-    fold_batch_norm,
     run_onnx,
     to_half,
     to_onnx,
     write_model,
 )
+from probpose_training.rewrite import fold_batch_norm
 
 from .network import PersonDetector, prepare
 
