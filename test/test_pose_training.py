@@ -102,3 +102,20 @@ def test_unknown_sections_and_tasks_are_named(tmp_path):
     path.write_text("task: segmentation\n")
     assert load(path, [])["task"] == "segmentation"
     assert main(["train", "--config", str(path)]) == 2
+
+
+def test_share_takes_the_same_images_each_time(tmp_path):
+    from probpose_training.data import PoseDataset, Source
+
+    paint_people(tmp_path, 8)
+    source = Source(str(tmp_path / "people.json"), str(tmp_path), repeat=2)
+
+    def names(share):
+        return [person.image.file_name for person in PoseDataset([source], (96, 128), share=share).persons]
+
+    assert len(names(1.0)) == 16
+    assert len(names(0.5)) == 8 and len(set(names(0.5))) == 4
+    assert names(0.5) == names(0.5)
+    assert set(names(0.25)) < set(names(0.5))
+    with pytest.raises(ValueError, match=r"share of the images must be in \(0, 1\], got 0"):
+        PoseDataset([source], (96, 128), share=0)

@@ -40,7 +40,7 @@ class PoseDataset(Dataset):
     """Examples of all usable persons of the sources.
 
     An example depends on (seed, epoch, index) alone, so that an interrupted run goes on with what it would have seen.
-    ``skipped`` counts the persons left out, by reason.
+    ``skipped`` counts the persons left out, by reason. ``share``: of each source's images, always the same ones.
     """
 
     def __init__(
@@ -49,7 +49,10 @@ class PoseDataset(Dataset):
         crop_size: tuple[int, int],
         augmentation: AugmentationConfig = NO_AUGMENTATION,
         seed: int = 0,
+        share: float = 1.0,
     ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share of the images must be in (0, 1], got {share}")
         self.crop_size, self.augmentation, self.seed, self.epoch = crop_size, augmentation, seed, 0
         self.persons: list[LabelledPerson] = []
         self.skipped: Counter[str] = Counter()
@@ -66,7 +69,10 @@ class PoseDataset(Dataset):
                 coco.visibility,
                 coco.weights,
             )
-            self.persons += [LabelledPerson(*row) for row in zip(*columns, strict=True)] * source.repeat
+            order = np.random.default_rng(0).permutation(sorted(coco.images))
+            taken = set(order[: max(1, round(share * len(order)))].tolist())
+            persons = [LabelledPerson(*row) for row in zip(*columns, strict=True)]
+            self.persons += [person for person in persons if person.image.id in taken] * source.repeat
         if not self.persons:
             names = ", ".join(source.annotations for source in sources)
             raise ValueError(f"no usable person in {names}; {skip_report(0, self.skipped)}")

@@ -39,11 +39,13 @@ class PoseTask:
             print(f"pretrained: {load_pretrained(self.model, config['pretrained'], InputScale(MEAN, STD))}")
         self._loss = PoseLoss(self.codec, build(LossConfig, config.get("loss"), "loss"), self.network)
         self.card = {"name": "probpose", **take(config.get("card") or {}, ("name", "trained_on", "licence"), "card")}
-        data = take(config.get("data") or {}, ("root", "train", "val"), "data", needed=("train", "val"))
+        data = take(config.get("data") or {}, ("root", "train", "val", "share"), "data", needed=("train", "val"))
         root = Path(data.get("root", "."))
         seed = (config.get("train") or {}).get("seed", 0)
         augmentation = build(AugmentationConfig, config.get("augmentation"), "augmentation")
-        self.train_dataset = PoseDataset(_sources(root, data["train"]), self.network.input_size, augmentation, seed)
+        self.train_dataset = PoseDataset(
+            _sources(root, data["train"]), self.network.input_size, augmentation, seed, data.get("share", 1.0)
+        )
         val = build(Source, data["val"], "data.val")
         self.val, self.val_images = read_coco(root / val.annotations), root / val.images
 

@@ -206,6 +206,7 @@ def _save(path: Path, task: Any, optimizer: Any, average: torch.nn.Module | None
         "average": average.state_dict() if average is not None else None,
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
     torch.save(state, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
@@ -218,6 +219,8 @@ def _restore(path: Path, task: Any, optimizer: Any, average: torch.nn.Module | N
     if average is not None and state["average"] is not None:
         average.load_state_dict(state["average"])
     torch.set_rng_state(state["rng"])
+    if state.get("cuda_rng") is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda_rng"])
     return state["step"]
 
 
