@@ -1,9 +1,9 @@
-# make demo [SOURCE=video, image, folder or camera index]    make test [PYTEST_ARGS=...]    make lint    make clean
+# make demo [SOURCE=video, image, folder or camera index]    make test [PYTEST_ARGS=...]    make lint    make docs    make clean
 # Everything is installed into .venv by PYTHON (3.10 to 3.13), once; the files .venv/.* remember what is done.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check install
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/.package
 	.venv/bin/python -m probpose_ros.demo $(if $(SOURCE),--source "$(SOURCE)")
@@ -13,6 +13,10 @@ test: .venv/.test
 
 lint: .venv/.test
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+docs: .venv/.docs
+	.venv/bin/python -m zensical build --strict
+	@echo "read out/site/index.html"
 
 clean:
 	rm -rf .venv .colcon
@@ -30,6 +34,11 @@ clean:
 	$(PIP) --no-build-isolation --no-deps --editable .
 	touch $@
 
-.venv/.test: requirements/test.txt .venv/.package
+.venv/.docs: requirements/docs.txt .venv/.package
+	$(PIP) -r requirements/docs.txt
+	touch $@
+
+# The tests build the site, too.
+.venv/.test: requirements/test.txt .venv/.docs
 	$(PIP) -r requirements/test.txt
 	touch $@
