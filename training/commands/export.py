@@ -24,20 +24,25 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--with-probmap", action="store_true", help="add the output probmap (needed for regions)")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "fp16-typed"),
+        choices=("fp32", "fp16", "fp16-typed", "int8"),
         default="fp32",
         help="fp16: weights stored in half, half the file, computed in fp32 where the runtime does so; fp16-typed: "
-        "computed in half by its types (TensorRT 11 builds no other fp16 engine) (default: fp32)",
+        "computed in half by its types (TensorRT 11 builds no other fp16 engine); int8: for CPUs, of an exported .onnx "
+        "and with --images (default: fp32)",
     )
     parser.add_argument(
         "--check", choices=("tensorrt",), help="hold every node and type against TensorRT's published operator tables"
     )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="images (not of the test set) to fit int8 to")
+    parser.add_argument("--annotations", type=Path, metavar="A.json", help="their persons; needed for a pose model")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     out = args.out
-    if args.checkpoint.suffix == ".onnx":
+    if args.precision == "int8":
+        _quantise(args)
+    elif args.checkpoint.suffix == ".onnx":
         if not args.check or out:
             raise ValueError(f"{args.checkpoint} is exported already; check it with --check tensorrt and without --out")
         out = args.checkpoint
@@ -65,6 +70,31 @@ def _export(args: argparse.Namespace) -> None:
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, verified; largest differences:")
     for name, value in differences.items():
         print(f"  {name}: {value:.2g}")
+
+
+def _quantise(args: argparse.Namespace) -> None:
+    from probpose_ros.backends import load
+    from probpose_ros.model_info import METADATA_KEY, from_json
+    from probpose_training.coco import read_coco
+    from probpose_training.quantise import canvases, person_crops, quantise
+
+    if args.checkpoint.suffix != ".onnx" or not args.out or not args.images:
+        raise ValueError("int8 is made of an exported model.onnx, with --images DIR and --out FILE.onnx")
+    text = load(args.checkpoint, "onnxruntime").metadata.get(METADATA_KEY)
+    if '"kind": "detector"' in (text or ""):
+        info = from_json(text, "detector", str(args.checkpoint))
+        examples = canvases(sorted(path for path in args.images.iterdir() if path.is_file()), info)
+    else:
+        info = from_json(text, "pose", str(args.checkpoint))
+        if not args.annotations:
+            raise ValueError("a pose model sees persons, not images: add their --annotations")
+        examples = person_crops(read_coco(args.annotations), args.images, info)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    quantise(args.checkpoint, info, examples, args.out)
+    print(
+        f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, fitted to {len(examples)} pictures; "
+        "measure it with 'probpose evaluate' before you use it"
+    )
 
 
 def _check(path: Path) -> int:
