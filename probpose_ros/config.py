@@ -168,12 +168,58 @@ class NodeConfig(Options):
         1.0, "Distance in metres at which markers are drawn in the camera's frame",
         minimum=0.1, maximum=100.0, runtime=True,
     )  # fmt: skip
+    rectified: bool = option(
+        False, "The images are rectified (image_rect): camera_info's P holds; false: its K and distortion"
+    )
+    zone_limbs: bool = option(True, "Publish zones of head, trunk and limbs after each person's own", runtime=True)
+    zone_arm_speed: float = option(
+        2.0, "Speed assumed of arms, m/s relative to the camera (ISO 13855); zones grow by it",
+        minimum=0.0, maximum=20.0, runtime=True,
+    )  # fmt: skip
+    zone_body_speed: float = option(
+        1.6, "Speed assumed of all but the arms, m/s relative to the camera (ISO 13855)",
+        minimum=0.0, maximum=20.0, runtime=True,
+    )  # fmt: skip
+    zone_lookahead: float = option(
+        0.1, "Seconds after publication for which zones hold, and for which they are inflated beforehand",
+        minimum=0.0, maximum=2.0, runtime=True,
+    )  # fmt: skip
+    shortest_person: float = option(
+        1.4, "Stature of the shortest person expected, m; without depth it tells how near people can be",
+        minimum=0.5, maximum=2.5, runtime=True,
+    )  # fmt: skip
+    tallest_person: float = option(
+        2.0, "Stature of the tallest person expected, m; it tells how far unseen limbs reach",
+        minimum=0.5, maximum=2.5, runtime=True,
+    )  # fmt: skip
+    assume_range: bool = option(
+        False, "Without depth: derive the distance of zones from the apparent size of people", runtime=True
+    )
+    depth_max_age: float = option(
+        0.05, "Largest difference between the stamps of a depth image and an image, s",
+        minimum=0.0, maximum=1.0, runtime=True,
+    )  # fmt: skip
+    zone_range: float = option(
+        5.0, "zone_cloud and zone_poses: zones at an unknown distance reach from the camera to here, m",
+        minimum=0.5, maximum=50.0, runtime=True,
+    )  # fmt: skip
+    zone_spacing: float = option(
+        0.2, "zone_cloud and zone_poses: distance between points, m", minimum=0.05, maximum=1.0, runtime=True
+    )
+    uncalibrated_zones: bool = option(
+        False, "zone_cloud and zone_poses: use zones that promise nothing too; false: the whole view in their place",
+        runtime=True,
+    )  # fmt: skip
     marker_lifetime: float = option(
         0.3, "Seconds a marker stays without renewal", minimum=0.05, maximum=10.0, runtime=True
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shortest_person > self.tallest_person:
+            raise ConfigError(
+                f"shortest_person = {self.shortest_person}: must not be above tallest_person = {self.tallest_person}"
+            )
         if len(set(self.cameras)) < len(self.cameras) or not all(_CAMERA.fullmatch(name) for name in self.cameras):
             raise ConfigError(
                 f"cameras = {self.cameras!r}: must be different names of letters, digits and _, no digit first"

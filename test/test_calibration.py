@@ -28,13 +28,13 @@ from probpose_ros.calibration import (
     load_calibration,
     parse,
 )
-from probpose_ros.config import PipelineConfig
+from probpose_ros.config import NodeConfig, PipelineConfig
 from probpose_ros.models import file_sha256, model_dirs
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.predictive import Mixture, Ranking, predictive_maps
 from probpose_ros.skeleton import FLIP_INDEX, JOINT_TYPES, NUM_KEYPOINTS
 from probpose_ros.types import FrameState, KeypointState, RegionKind
-from probpose_ros.zones import person_zone
+from probpose_ros.zones import bodies, zones_at
 
 LEVELS = (0.5, 0.95)
 SUBJECT = Subject("tiny", "ab" * 32, "fp32", (192, 256), GIVEN_BOXES)
@@ -308,8 +308,7 @@ def test_a_calibration_that_does_not_fit_leaves_nothing_valid_and_the_pipeline_r
     (person,) = frame.people
     assert (person.states == KeypointState.UNKNOWN).all()
     assert person.regions.kind == RegionKind.UNKNOWN and not person.regions.valid.any()
-    zone = person_zone(person)
-    assert not zone.valid
+    assert not any(zone.valid for zone in zones_at(bodies(frame, NodeConfig()), 0.0, NodeConfig()))
 
 
 def test_a_model_without_maps_cannot_be_calibrated(config, tmp_path):

@@ -19,6 +19,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E
 from sensor_msgs.msg import CameraInfo, CompressedImage  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 
+from probpose_ros.body import PARTS  # noqa: E402
 from probpose_ros.pipeline import Pipeline  # noqa: E402
 from probpose_ros.ros.convert import result_of  # noqa: E402
 from probpose_ros.skeleton import EDGES, KEYPOINT_NAMES, SIGMAS  # noqa: E402
@@ -72,14 +73,18 @@ def test_zones_hold_their_person_and_promise_nothing(make: Callable[..., Bench])
     publisher = bench.publisher()
     msg = bench.image(PEOPLE)
     people, zones = bench.answer(publisher, msg), bench.answer(publisher, msg, "zones")
-    assert (zones.state, zones.kind, len(zones.zones)) == (ZoneArray.UNKNOWN, ZoneArray.KIND_UNKNOWN, 2)
+    assert (zones.state, zones.kind) == (ZoneArray.UNKNOWN, ZoneArray.KIND_UNKNOWN)
+    own = [zone for zone in zones.zones if zone.part == "person"]
+    assert len(own) == 2 and len(zones.zones) == 2 * (1 + len(PARTS))
     assert [(p.x, p.y) for p in zones.observed_area] == [(0, 0), (319, 0), (319, 239), (0, 239)]
-    for zone, person in zip(zones.zones, people.people):
+    for zone, person in zip(own, people.people):
         corners = np.array([(p.x, p.y) for p in zone.polygon])
         assert not zone.valid and zone.state == 0
         assert (corners.min(axis=0) <= person.bbox[:2]).all() and (corners.max(axis=0) >= person.bbox[2:]).all()
     end = zones.valid_until.sec + zones.valid_until.nanosec * 1e-9
-    assert end - (msg.header.stamp.sec + msg.header.stamp.nanosec * 1e-9) == pytest.approx(10.0, abs=1e-3)
+    stamp = msg.header.stamp.sec + msg.header.stamp.nanosec * 1e-9
+    lookahead = bench.node.config.zone_lookahead
+    assert end - stamp == pytest.approx(1e-3 * zones.age_ms + lookahead, abs=1e-3) and zones.assumed_speed == 2.0
 
 
 def test_nobody_is_an_empty_list_with_a_state_of_its_own(make: Callable[..., Bench]) -> None:
@@ -339,10 +344,12 @@ def test_markers_need_a_camera_info_and_lie_on_the_joints(make: Callable[..., Be
         0
     ]
     markers = {marker.ns: marker for marker in found.markers}
-    assert set(markers) == {"ellipses", "skeleton", "joints", "zones"} and len({m.id for m in found.markers}) == 4
-    assert all(m.action == Marker.ADD and m.header.frame_id == "cam" for m in found.markers)
+    assert set(markers) == {"ellipses", "skeleton", "joints", "zones", "limbs", "volumes"}
+    assert len({m.id for m in found.markers}) == 6
+    assert markers.pop("volumes").action == Marker.DELETE  # no distance is known
+    assert all(m.action == Marker.ADD and m.header.frame_id == "cam" for m in markers.values())
     assert len(markers["ellipses"].points) % 3 == 0
-    for marker in found.markers:
+    for marker in markers.values():
         assert len(marker.colors) == len(marker.points) > 0
     # OpenCV projects the joints back onto the pixels.
     points = np.array([(p.x, p.y, p.z) for p in markers["joints"].points])

@@ -55,7 +55,8 @@ def test_ids_survive_a_miss_and_zones_know_only_who_is_seen(make: Callable[..., 
     msg = bench.image(one)
     states = people(bench.answer(publisher, msg))
     assert set(states) == ids and sorted(states.values()) == [TrackState.TRACKED, TrackState.LOST]
-    (zone,) = bench.answer(publisher, msg, "zones").zones  # of the one who is seen
+    zone, *parts = bench.answer(publisher, msg, "zones").zones  # of the one who is seen
+    assert {part.person_id for part in parts} == {zone.person_id}
     assert states[zone.person_id] == TrackState.TRACKED
     assert people(bench.answer(publisher, bench.image(both))) == dict.fromkeys(ids, TrackState.TRACKED)
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import BODY
 
+from probpose_ros.config import NodeConfig
 from probpose_ros.tracking import Tracker
-from probpose_ros.types import KeypointState, Person, TrackState
-from probpose_ros.zones import person_zone
+from probpose_ros.types import FrameResult, FrameState, KeypointState, Person, TrackState
+from probpose_ros.zones import bodies, zones_at
 
 FPS = 15.0
 
@@ -165,9 +166,11 @@ def test_zones_do_not_depend_on_ids() -> None:
         people = [person(100 + 30 * frame, rng=rng), person(700 - 30 * frame, rng=rng)][: rng.integers(0, 3)]
         tracked = tracker.update(people, frame / FPS)
         for raw, named in zip(people, tracked):
-            zone, named_zone = person_zone(raw), person_zone(named)
-            np.testing.assert_array_equal(zone.polygon, named_zone.polygon)
-            assert (zone.valid, zone.kind) == (named_zone.valid, named_zone.kind)
+            results = [FrameResult((who,), 1280, 720, FrameState.OK) for who in (raw, named)]
+            zones, named_zones = (zones_at(bodies(result, NodeConfig()), 0.1, NodeConfig()) for result in results)
+            for zone, named_zone in zip(zones, named_zones):
+                np.testing.assert_array_equal(zone.polygon, named_zone.polygon)
+                assert (zone.valid, zone.kind) == (named_zone.valid, named_zone.kind)
 
 
 @given(st.lists(st.tuples(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 6)), max_size=30))

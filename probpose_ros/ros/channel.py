@@ -18,21 +18,24 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
-from probpose_msgs.msg import PersonPoseArray, Status, ZoneArray
+from probpose_msgs.msg import PersonPoseArray, Status
+from probpose_ros.camera import Camera
 from probpose_ros.config import NodeConfig
 from probpose_ros.draw import draw
 from probpose_ros.input_check import InputCheck
 from probpose_ros.models import file_sha256
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.ros import qos
-from probpose_ros.ros.convert import people_message, zones_message
+from probpose_ros.ros.advisory import Advisory
+from probpose_ros.ros.convert import people_message
 from probpose_ros.ros.foxglove import ImageAnnotations, image_annotations
 from probpose_ros.ros.images import bgr_to_image
-from probpose_ros.ros.markers import Pinhole, people_markers
+from probpose_ros.ros.geometry_input import camera_of
+from probpose_ros.ros.markers import people_markers
 from probpose_ros.ros.stats import Stats, rate
 from probpose_ros.tracking import Tracker
 from probpose_ros.types import FrameResult, FrameState
-from probpose_ros.zones import Zone, person_zone
+from probpose_ros.zones import Body, Zone
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -79,27 +82,27 @@ class Channel:
         self.prefix = f"{name}/" if name else ""
         self.tracker = tracker
         self.stats = Stats(config.stale_after)
-        self.camera: Pinhole | None = None
+        self.camera: Camera | None = None
         # The executor's thread says what is wrong with camera_info, the worker's whether it fits the images: each in a
         # place of its own, so that neither overwrites newer words of the other.
         self._info_problem, self._size_problem, self._problem_said = "no camera_info yet", "", ""
         self._info_changed = ""
         self._check = InputCheck()
-        self.sequence = self.zones_sequence = self.status_sequence = 0
+        self.sequence = self.status_sequence = 0
         self.header = Header()  # of the newest image
         # The zones are published by the worker and, once they are late, by the heartbeat: one at a time.
         self._zones_lock = threading.Lock()
-        self._last: tuple[Header, FrameResult, list[Zone]] = (Header(), NOTHING, [])
+        self._last: tuple[Header, FrameResult, list[Body]] = (Header(), NOTHING, [])
         self._zones_state = self._status_state = FrameState.UNKNOWN
         self.subscribed_at: float | None = None
         self.hinted = False
         create = node.create_publisher
         self.keypoints = create(PersonPoseArray, self.prefix + "keypoints", qos.OUTPUT)
-        self.zones = create(ZoneArray, self.prefix + "zones", qos.OUTPUT)
+        self.advisory = Advisory(node, self.prefix, config)
         self.markers = create(MarkerArray, self.prefix + "markers", qos.OUTPUT)
         self.overlay = create(Image, self.prefix + "overlay", qos.OVERLAY)
         self.status = create(Status, self.prefix + "status", qos.heartbeat(config.status_rate))
-        self.publishers = [self.keypoints, self.zones, self.markers, self.overlay, self.status]
+        self.publishers = [self.keypoints, self.markers, self.overlay, self.status, *self.advisory.publishers]
         self.annotations = None  # where foxglove_msgs is not installed
         if ImageAnnotations is not None:
             self.annotations = create(ImageAnnotations, self.prefix + "annotations", qos.OUTPUT)
@@ -118,6 +121,7 @@ class Channel:
         for kind, topic, callback in (
             (CompressedImage if self.config.compressed else Image, "image", on_image),
             (CameraInfo, "camera_info", self._on_camera_info),
+            (Image, "depth", self.advisory.on_depth),
         ):
             name = self.node.resolve_topic_name(self.prefix + topic)
             self.subscriptions.append(
@@ -129,7 +133,7 @@ class Channel:
             )  # fmt: skip
 
     def reconfigure(self, config: NodeConfig) -> None:
-        self.config = config
+        self.config = self.advisory.config = config
         self.stats.stale_after = config.stale_after
         self.tracker.keep = config.track_keep
 
@@ -166,7 +170,8 @@ class Channel:
             error = result.doubt or self._doubt(image, header, taken)
             result = self.tracker.track(result, Time.from_msg(header.stamp).nanoseconds / 1e9)
         # Zones come from who is seen in this image; whoever is LOST joins after them.
-        zones = [person_zone(person) for person in result.people]
+        camera = self._usable_camera()
+        people_seen = self.advisory.bodies(result, header, camera)
         if image is not None and self.config.track_lost:
             result = replace(result, people=(*result.people, *self.tracker.lost()))
         facts = self.facts
@@ -183,30 +188,24 @@ class Channel:
         self.keypoints.publish(people)
         self.sequence += 1
         with self._zones_lock:
-            self._last = header, result, zones
-            self._publish_zones(header, result, zones, people.age_ms)
+            self._last = header, result, people_seen
+            zones = self._publish_zones(header, result, people_seen, people.age_ms)
             self.stats.finished(state, people.age_ms, error, failed=image is None)
         if error:
             self.node.get_logger().error(f"{self.prefix}image: {error}", throttle_duration_sec=5.0)
 
-        polygons = [zone.polygon for zone in zones]
+        polygons = [zone.polygon for zone in zones if zone.part == "person"]
         if self.annotations is not None and self.annotations.get_subscription_count():
             self.annotations.publish(image_annotations(result, polygons, header, self.config.drawn_level))
-        camera = self._usable_camera()
         if camera and self.markers.get_subscription_count():
-            self.markers.publish(people_markers(result, polygons, header, camera, self.config))
+            self.markers.publish(people_markers(result, zones, header, camera, self.config))
         if image is not None and self.overlay.get_subscription_count():
             self.overlay.publish(bgr_to_image(draw(image, result, level=self.config.drawn_level), header))
 
-    def _publish_zones(self, header: Header, result: FrameResult, zones: list[Zone], age_ms: float) -> None:
-        facts = self.facts
-        advisory = zones_message(
-            result, header, zones, self.config.stale_after, facts.calibration_id, facts.delta
-        )  # fmt: skip
-        advisory.sequence, advisory.age_ms = self.zones_sequence, age_ms
-        self.zones.publish(advisory)
-        self.zones_sequence += 1
+    def _publish_zones(self, header: Header, result: FrameResult, people: list[Body], age_ms: float) -> list[Zone]:
         self._zones_state = result.state
+        facts, camera = self.facts, None if self.camera_problem else self.camera
+        return self.advisory.publish(header, result, people, age_ms, camera, facts.calibration_id, facts.delta)
 
     def now(self) -> tuple[FrameState, float]:
         """State and age of the newest result at this moment."""
@@ -226,9 +225,9 @@ class Channel:
             too_old = state in (FrameState.STALE, FrameState.UNKNOWN)
             silent = self.subscribed_at is not None and self.stats.silent()
             if too_old and (state != self._zones_state or (beat and silent)):
-                header, result, zones = self._last
-                zones = zones if state == FrameState.STALE else []  # UNKNOWN: the whole view instead
-                self._publish_zones(header, replace(result, state=state), zones, age_ms)
+                header, result, people = self._last
+                people = people if state == FrameState.STALE else []  # UNKNOWN: the whole view instead
+                self._publish_zones(header, replace(result, state=state), people, age_ms)
         finally:
             self._zones_lock.release()
 
@@ -267,7 +266,8 @@ class Channel:
             "image age p50 (ms)": f"{p50:.1f}", "image age p99 (ms)": f"{p99:.1f}",
             "received": stats.received, "processed": stats.processed, "dropped": stats.dropped,
             "errors": stats.errors, "last error": stats.last_error,
-            "camera_info": self.camera_problem or "valid", "backend": facts.backend, "model": facts.model,
+            "camera_info": self.camera_problem or "valid", "depth": self.advisory.depth_problem or "valid",
+            "backend": facts.backend, "model": facts.model,
             "model sha256": facts.model_hash, "detector": facts.detector, "detector sha256": facts.detector_hash,
             "calibration": facts.calibration_error or facts.calibration_id or "none",
         }  # fmt: skip
@@ -296,12 +296,12 @@ class Channel:
     def _on_camera_info(self, info: CameraInfo) -> None:
         camera, self._info_problem = None, ""
         try:
-            camera = Pinhole.from_camera_info(info)
+            camera = camera_of(info, self.config.rectified)
         except ValueError as error:
             self._info_problem = str(error)
-        if self.camera not in (None, camera):
+        if self.camera not in (None, camera) and not self._size_problem:
             self._info_changed = "camera_info changed while the camera ran"
-        self.camera = camera
+        self.camera, self.advisory.frame_id = camera, info.header.frame_id
 
     def _doubt(self, image: np.ndarray, header: Header, taken: float) -> str:
         """Why the input says nothing, whatever the networks see in it; empty if it can be trusted."""
@@ -315,7 +315,7 @@ class Channel:
         changed, self._info_changed = self._info_changed, ""
         return doubt or self._size_problem or changed
 
-    def _usable_camera(self) -> Pinhole | None:
+    def _usable_camera(self) -> Camera | None:
         """The camera for markers in metres; without one, says once why."""
         problem = self.camera_problem
         if problem and problem != self._problem_said:

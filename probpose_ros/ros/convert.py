@@ -14,6 +14,8 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from probpose_msgs.msg import Keypoint, PersonPose, PersonPoseArray, Region, SkeletonInfo, Zone, ZoneArray
+from probpose_ros.camera import view_corners
+from probpose_ros.config import NodeConfig
 from probpose_ros.serialize import skeleton_to_dict
 from probpose_ros.types import FrameResult, FrameState, Person, RegionKind, Regions, TrackState
 from probpose_ros.zones import Zone as PersonZone

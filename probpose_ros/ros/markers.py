@@ -1,88 +1,81 @@
 """Markers for RViz: few batched markers with fixed ids, in the camera's optical frame.
 
-A pixel (u, v) becomes ((u-cx)/fx Z, (v-cy)/fy Z, Z) at one fixed depth Z: exactly on the body in RViz's Camera display
-(which knows no distortion: give it a rectified image), and at that distance in the 3D view.
+Whatever the distance, a marker on the ray of a pixel lies on that pixel in RViz's Camera display (which knows no
+distortion: give it a rectified image). People with a measured distance are drawn there, others at one fixed depth.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point
 from rclpy.duration import Duration
-from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from probpose_ros import draw
+from probpose_ros.camera import Camera, view_corners
 from probpose_ros.config import NodeConfig
 from probpose_ros.skeleton import EDGES
-from probpose_ros.types import FrameResult, KeypointState, Person
+from probpose_ros.types import FrameResult, FrameState, KeypointState, Person
+from probpose_ros.zones import RangeSource, Zone
 
 RIM = 12  # corners of a drawn ellipse
 # An ellipse cut into triangles that share its first corner.
 FAN = [corner for i in range(1, RIM - 1) for corner in (0, i, i + 1)]
 COLORS = {state: tuple(value / 255 for value in reversed(bgr)) for state, bgr in draw.COLORS.items()}
 ZONE_COLOR = (1.0, 0.85, 0.1)
-
-
-@dataclass(frozen=True)
-class Pinhole:
-    """Rectified projection of a camera, px. width, height: of the images it holds for."""
-
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    width: int
-    height: int
-
-    @classmethod
-    def from_camera_info(cls, info: CameraInfo) -> Pinhole:
-        """P where it is filled in, else K. ValueError when neither is a camera: no matrix is ever made up."""
-        p, k = list(info.p), list(info.k)
-        fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if p[0] else (k[0], k[4], k[2], k[5])
-        if not (all(map(math.isfinite, (fx, fy, cx, cy))) and fx > 0 and fy > 0):
-            raise ValueError(f"camera_info has focal lengths {fx}, {fy} px: must be above 0 (calibrate the camera)")
-        return cls(fx, fy, cx, cy, info.width, info.height)
-
-    def points(self, pixels: np.ndarray, depth: float) -> list[Point]:
-        """(N, 2) image px -> points in metres in the optical frame, at z = depth."""
-        xy = (pixels - (self.cx, self.cy)) / (self.fx, self.fy) * depth
-        return [Point(x=x, y=y, z=depth) for x, y in xy.tolist()]
+STALE_COLOR = (1.0, 0.45, 0.1)
+NOT_VALID_COLOR = COLORS[KeypointState.UNKNOWN]
+NEAREST = 0.1  # m, where people nearer than that are drawn
 
 
 def people_markers(
-    result: FrameResult, zones: list[np.ndarray], header: Header, camera: Pinhole, config: NodeConfig
+    result: FrameResult, zones: Sequence[Zone], header: Header, camera: Camera, config: NodeConfig
 ) -> MarkerArray:
-    """Ellipses of the drawn level, skeleton, joints and zone outlines; each kind one marker, DELETE when it is empty.
+    """Ellipses of the drawn level, skeleton, joints and zones; each kind one marker, DELETE when it is empty.
 
-    zones: one polygon (V, 2) in image px per person. config: its drawn_level, marker_depth and marker_lifetime.
+    zones: the people's own in the order of the result, each followed by those of the parts. Outlines of the parts'
+    are ``limbs``; where the distance is known, ``volumes`` are the edges of people's zones in metres. Of an image of
+    which nothing is known the whole view is outlined. config: its drawn_level, marker_depth and marker_lifetime.
     """
-    depth = config.marker_depth
-    pixel = depth / camera.fx  # metres a pixel is wide at that depth
-    made = {
-        "ellipses": Marker(id=0, type=Marker.TRIANGLE_LIST),
-        "skeleton": Marker(id=1, type=Marker.LINE_LIST),
-        "joints": Marker(id=2, type=Marker.SPHERE_LIST),
-        "zones": Marker(id=3, type=Marker.LINE_LIST),
-    }
-    made["ellipses"].scale.x = made["ellipses"].scale.y = made["ellipses"].scale.z = 1.0
-    made["skeleton"].scale.x = 3 * pixel
-    made["joints"].scale.x = made["joints"].scale.y = made["joints"].scale.z = 8 * pixel
-    made["zones"].scale.x = 2 * pixel
-    for person in result.people:
-        _add_person(made, person, camera, config)
-    for polygon in zones:
-        corners = camera.points(polygon, depth)
-        for start, end in zip(corners, corners[1:] + corners[:1]):
-            made["zones"].points += [start, end]
-        made["zones"].colors += [_color(ZONE_COLOR, 0.9)] * (2 * len(corners))
+    kinds = {
+        "ellipses": Marker.TRIANGLE_LIST, "skeleton": Marker.LINE_LIST, "joints": Marker.SPHERE_LIST,
+        "zones": Marker.LINE_LIST, "limbs": Marker.LINE_LIST, "volumes": Marker.LINE_LIST,
+    }  # fmt: skip
+    made = {name: Marker(id=i, ns=name, header=header, type=kind) for i, (name, kind) in enumerate(kinds.items())}
+    own = [zone for zone in zones if zone.part == "person"]
+    depths = [max(zone.near, NEAREST) if zone.source == RangeSource.DEPTH else config.marker_depth for zone in own]
+    depths += [config.marker_depth] * (len(result.people) - len(own))  # LOST: no zones
+
+    for person, depth in zip(result.people, depths):
+        _add_person(made, person, camera, config.drawn_level, depth)
+    next_depth, depth = iter(depths), config.marker_depth
+    for zone in zones:
+        if zone.part == "person":
+            depth = next(next_depth)
+        color = (STALE_COLOR if result.state == FrameState.STALE else ZONE_COLOR) if zone.valid else NOT_VALID_COLOR
+        outline = _points(camera, zone.polygon, depth)
+        if zone.part != "person":
+            _add_lines(made["limbs"], outline, outline[1:] + outline[:1], color, 0.35)
+            continue
+        _add_lines(made["zones"], outline, outline[1:] + outline[:1], color, 0.9)
+        corners = [Point(x=x, y=y, z=z) for x, y, z in zone.points.tolist()]
+        near, far = corners[: len(corners) // 2], corners[len(corners) // 2 :]
+        for face in (near, far):
+            _add_lines(made["volumes"], face, face[1:] + face[:1], color, 0.5)
+        _add_lines(made["volumes"], near, far, color, 0.5)
+    if result.state == FrameState.UNKNOWN:
+        view = _points(camera, view_corners(camera.width, camera.height), config.marker_depth)
+        _add_lines(made["zones"], view, view[1:] + view[:1], NOT_VALID_COLOR, 0.9)
+
+    pixel = float(np.median([config.marker_depth, *depths])) / camera.fx  # about the width of a pixel there, m
+    widths = {"skeleton": 3, "joints": 8, "zones": 2, "limbs": 1, "volumes": 1}
     for name, marker in made.items():
-        marker.header, marker.ns = header, name
+        width = widths[name] * pixel if name in widths else 1.0
+        marker.scale.x = marker.scale.y = marker.scale.z = width
         marker.pose.orientation.w = 1.0
         marker.color.a = 1.0  # RViz multiplies the corners' opacity by it
         marker.lifetime = Duration(seconds=config.marker_lifetime).to_msg()
@@ -90,11 +83,21 @@ def people_markers(
     return MarkerArray(markers=list(made.values()))
 
 
-def _add_person(made: dict[str, Marker], person: Person, camera: Pinhole, config: NodeConfig) -> None:
-    depth = config.marker_depth
+def _points(camera: Camera, pixels: np.ndarray, depth: float) -> list[Point]:
+    """(N, 2) image px -> points in metres in the optical frame, at z = depth."""
+    return [Point(x=x, y=y, z=depth) for x, y in (camera.rays(pixels) * depth).tolist()]
+
+
+def _add_lines(marker: Marker, starts: list[Point], ends: list[Point], color: tuple[float, ...], alpha: float) -> None:
+    for start, end in zip(starts, ends):
+        marker.points += [start, end]
+    marker.colors += [_color(color, alpha)] * (2 * len(starts))
+
+
+def _add_person(made: dict[str, Marker], person: Person, camera: Camera, level: float, depth: float) -> None:
     drawn = np.isfinite(person.keypoints).all(axis=1) & (person.states != KeypointState.OUT)
     pixels = np.where(drawn[:, None], person.keypoints, 0.0)
-    joints = camera.points(pixels, depth)
+    joints = _points(camera, pixels, depth)
     colors = [_color(COLORS[KeypointState(state)], 1.0) for state in person.states.tolist()]
     for k in np.flatnonzero(drawn):
         made["joints"].points.append(joints[k])
@@ -105,9 +108,9 @@ def _add_person(made: dict[str, Marker], person: Person, camera: Pinhole, config
             made["skeleton"].colors += [colors[a], colors[b]]
     if person.regions is None:
         return
-    ellipses = person.regions.ellipses[:, person.regions.nearest(config.drawn_level)]
+    ellipses = person.regions.ellipses[:, person.regions.nearest(level)]
     for k in np.flatnonzero(drawn & np.isfinite(ellipses).all(axis=1)):
-        rim = camera.points(ellipse_rim(ellipses[k]), depth)
+        rim = _points(camera, ellipse_rim(ellipses[k]), depth)
         made["ellipses"].points += [rim[i] for i in FAN]
         made["ellipses"].colors += [_color(COLORS[KeypointState(person.states[k])], 0.25)] * len(FAN)
 
