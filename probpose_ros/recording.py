@@ -27,7 +27,7 @@ class Recording:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("demo.jsonl", "demo.mp4", "demo.png"):  # a failed run must not leave the last run's results
             (self.folder / name).unlink(missing_ok=True)
-        self._lines = open(self.folder / "demo.jsonl", "w", encoding="utf-8")
+        self._lines = open(self.folder / "demo.jsonl", "wb", buffering=0)
         self._video = VideoWriter(self.folder / "demo.mp4", fps)
         self._stills: list[tuple[bytes, FrameResult]] = []
         self.count = self.people = 0
@@ -36,7 +36,7 @@ class Recording:
 
     def add(self, image: np.ndarray, result: FrameResult, values: dict[str, Any]) -> None:
         """image: (H, W, 3) uint8 BGR. values: the PersonPoseArray fields of ``result``."""
-        self._lines.write(to_json(values) + "\n")
+        self._write_line(to_json(values))
         self._video.write(draw(image, result))
         self.count += 1
         self.people += len(result.people)
@@ -46,6 +46,17 @@ class Recording:
             self.ages.append(values["age_ms"])
         if len(self._stills) < MAX_STILLS and result.people:
             self._stills.append((cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes(), result))
+
+    def _write_line(self, line: str) -> None:
+        """Whole lines only: a disk that is full must not leave half of one."""
+        data, start = f"{line}\n".encode(), self._lines.tell()
+        try:
+            while data:
+                data = data[self._lines.write(data) :]
+        except OSError:
+            self._lines.seek(start)
+            self._lines.truncate()
+            raise
 
     def close(self) -> None:
         self._lines.close()

@@ -44,7 +44,8 @@ class VirtualCamera:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(0)
-        noise = rng.normal(0, NOISE, (SIZE[1], SIZE[0], 3)).round().astype(np.int16)
+        grey = rng.normal(0, NOISE, (SIZE[1], SIZE[0], 1)).round().astype(np.int16)
+        noise = np.repeat(grey, 3, axis=2)
         half = self.frames // 2
         for name, count in (("astronaut", half), ("camera", self.frames - half)):
             photo = _photograph(name)

@@ -128,17 +128,22 @@ def main(argv: list[str] | None = None) -> int:
     recording = Recording(args.out, args.fps)
     progress = tqdm(total=args.frames, unit="frame", desc="recording")
     node = Recorder(recording, progress)
+    problem = None
     try:
         record(node, args.wait)
-        problem = None
     except RecorderError as error:
         problem = str(error)
     except (KeyboardInterrupt, ExternalShutdownException):
         problem = "interrupted"
+    except OSError as error:  # a full disk
+        problem = f"stopped after {recording.count} frames: {error.strerror or error}"
     finally:
         progress.close()
-        recording.close()
         rclpy.try_shutdown()
+        try:
+            recording.close()
+        except OSError as error:
+            problem = problem or str(error)
     if problem is not None:
         print(f"recorder: error: {problem}", file=sys.stderr)
         return 1
