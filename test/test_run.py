@@ -116,7 +116,7 @@ def bundled(tmp_path, monkeypatch):
 def test_doctor_when_all_is_well(bundled, capsys):
     assert call("doctor") == 0
     out = capsys.readouterr().out
-    assert "probpose_small.onnx (tiny_pose, fp32" in out and out.endswith("the runtime can run\n")
+    assert "probpose_small.onnx (tiny_pose, fp32" in out and "the runtime can run: probpose run photo.jpg" in out
 
 
 def test_doctor_about_the_gpu(bundled, capsys, monkeypatch, tmp_path):
@@ -143,7 +143,7 @@ def test_doctor_without_models(monkeypatch, capsys):
 def test_doctor_without_onnxruntime_and_torch(bundled, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)  # makes the import fail
     assert call("doctor") == 0
-    assert "fix: pip install torch" in capsys.readouterr().out
+    assert "fix: make test, or in the repository: pip install -e .[training]" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert call("doctor") == 1
     out = capsys.readouterr().out

@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import platform
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Finding:
 
 
 # module -> (what it is for, the fix, needed by the runtime)
+TRAINING = "make test, or in the repository: pip install -e .[training]"
 MODULES: dict[str, tuple[str, str, bool]] = {
     "numpy": ("arrays", "pip install numpy", True),
     "cv2": ("images", "pip install opencv-python-headless, or apt install python3-opencv", True),
@@ -36,16 +40,29 @@ MODULES: dict[str, tuple[str, str, bool]] = {
     "yaml": ("configuration files", "pip install pyyaml, or apt install python3-yaml", False),
     "tqdm": ("progress bars", "pip install tqdm, or apt install python3-tqdm", True),
     "imageio_ffmpeg": ("MP4 that browsers play", "pip install imageio-ffmpeg", False),
-    "torch": ("training and export", "pip install torch", False),
-    "onnx": ("export", "pip install onnx", False),
+    "rosbags": ("ROS 2 bags without ROS", "pip install rosbags", False),
+    "torch": ("training and export", TRAINING, False),
+    "onnx": ("training and export", TRAINING, False),
+    "scipy": ("calibrating", TRAINING, False),
+    "lightning_fabric": ("training", TRAINING, False),
+    "pycocotools": ("evaluating", TRAINING, False),
+    "jinja2": ("reports", TRAINING, False),
+    "matplotlib": ("reports", TRAINING, False),
     "tensorrt": (
         "networks on an NVIDIA GPU", "on a Jetson: sudo apt install python3-libnvinfer, and a virtual environment with "
         "--system-site-packages; elsewhere: pip install tensorrt", False,
     ),
     "pycuda.driver": ("networks on an NVIDIA GPU", "PATH=/usr/local/cuda/bin:$PATH pip install pycuda", False),
     "rclpy": ("the ROS node", "source /opt/ros/<distribution>/setup.bash, or run 'make demo'", False),
-    "probpose_msgs.msg": ("the ROS node", "colcon build, then source install/setup.bash", False),
+    "probpose_msgs.msg": ("the ROS node", "colcon build, then source install/setup.bash; or run 'make demo'", False),
+    "launch_ros": ("ros2 launch", "sudo apt install ros-$ROS_DISTRO-launch-ros", False),
+    "foxglove_msgs.msg": ("the topic annotations", "sudo apt install ros-$ROS_DISTRO-foxglove-msgs", False),
+    "vision_msgs.msg": ("the topic detections", "sudo apt install ros-$ROS_DISTRO-vision-msgs", False),
+    "hri_msgs.msg": ("the topics of REP-155", "sudo apt install ros-$ROS_DISTRO-hri-msgs", False),
 }  # fmt: skip
+OLDEST = {"numpy": (1, 21), "cv2": (4, 5)}
+PACKAGE = {"numpy": "numpy", "cv2": "opencv-python-headless"}
+SHARED_MEMORY = 256 * 2**20  # a few processes with the segments of config/fastdds_shm.xml
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -62,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         if not finding.ok:
             print(f"{'':8}{'':{width}}  fix: {finding.fix}")
     broken = [finding.name for finding in findings if finding.needed and not finding.ok]
-    print(f"the runtime cannot run: {', '.join(broken)}" if broken else "the runtime can run")
+    print(f"the runtime cannot run: {', '.join(broken)}" if broken else "the runtime can run: probpose run photo.jpg")
     return 1 if broken else 0
 
 
@@ -74,6 +91,9 @@ def examine() -> Iterator[Finding]:
     for module, (purpose, fix, needed) in MODULES.items():
         yield _module(module, purpose, fix, needed)
     yield from _models()
+    yield _calibration()
+    if Path("/dev/shm").is_dir():
+        yield _shared_memory(shutil.disk_usage("/dev/shm").free)
     yield from _gpu()
 
 
@@ -81,9 +101,19 @@ def _module(module: str, purpose: str, fix: str, needed: bool) -> Finding:
     try:
         loaded = importlib.import_module(module)
     except Exception as error:  # noqa: BLE001 - a broken installation raises anything, and that is what to report
-        found = f"for {purpose}; {type(error).__name__}: {_first_line(error)}"
+        absent = isinstance(error, ModuleNotFoundError) and (error.name or "") in module
+        found = (
+            f"not installed; for {purpose}"
+            if absent
+            else f"for {purpose}; {type(error).__name__}: {_first_line(error)}"
+        )
         return Finding(module, False, found, fix, needed)
     found = str(getattr(loaded, "__version__", "installed"))
+    if module in OLDEST and _version(found) < OLDEST[module]:
+        oldest = ".".join(map(str, OLDEST[module]))
+        return Finding(
+            module, False, f"{found}: older than {oldest}", f"pip install --upgrade {PACKAGE[module]}", needed
+        )
     if module == "onnxruntime":
         found += f" ({', '.join(loaded.get_available_providers())})"
     if module == "torch":
@@ -111,6 +141,33 @@ def _load(kind: str, name: str) -> str:
 
     model = Detector(name) if kind == "detector" else PoseModel(name)
     return f"{model.path} ({model.info.name}, {model.info.precision}, {model.path.stat().st_size / 1e6:.1f} MB)"
+
+
+def _calibration() -> Finding:
+    """Of the defaults; a params file or --calibration may name another one."""
+    from probpose_ros.calibration import find_calibration, load_calibration
+    from probpose_ros.config import PipelineConfig
+
+    if not (name := PipelineConfig().calibration):
+        fix = "probpose calibrate, on labelled images of your site (docs/calibrate.md)"
+        return Finding("calibration", False, "none by default: no region is valid", fix)
+    try:
+        path = find_calibration(name)
+        load_calibration(path)
+    except (ValueError, OSError) as error:
+        return Finding("calibration", False, _first_line(error), "probpose calibrate, or leave the option empty")
+    return Finding("calibration", True, str(path))
+
+
+def _shared_memory(free: int) -> Finding:
+    """Room for images between processes: where there is little, Fast DDS loses those that are sent best effort."""
+    fix = "in a container: --shm-size=1g or --ipc=host; else: sudo mount -o remount,size=1g /dev/shm"
+    return Finding("shared memory", free >= SHARED_MEMORY, f"{free / 2**20:.0f} MiB free in /dev/shm", fix)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """1.26.4 -> (1, 26)"""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def _gpu() -> Iterator[Finding]:
