@@ -6,6 +6,7 @@ import ast
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import yaml
 
 from probpose_ros.config import NodeConfig, PipelineConfig
@@ -45,3 +46,36 @@ def test_launch_arguments_are_options_and_write_no_default_again() -> None:
             defaults[name] = ast.literal_eval(value)
     assert defaults == {"every option and topic": "", "namespace": "probpose", "params_file": "", "rviz": "false"}
     assert set(tables["TOPICS"]) | {"namespace", "params_file", "rviz"} == LAUNCH_ONLY
+
+
+def test_node_declares_what_the_yaml_says() -> None:
+    pytest.importorskip("rclpy", reason="needs ROS 2 (make test installs it)")
+    from probpose_ros.ros.node import PoseNode
+
+    rclpy = pytest.importorskip("rclpy")
+    rclpy.init(domain_id=101)
+    try:
+        node = PoseNode(namespace="defaults")
+        written = yaml.safe_load((ROOT / "config/pose.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+        declared = {name: node.get_parameter(name).value for name in written}
+        assert {
+            name: list(value) if isinstance(written[name], list) else value for name, value in declared.items()
+        } == (written)
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+
+
+def test_commands_take_the_defaults_of_the_options() -> None:
+    """An option of a command that has the name of a parameter writes no default of its own."""
+    known = options()
+    others = {("compare.py", "backend")}  # runs a single file, not the pipeline
+    for file in [*ROOT.glob("probpose_ros/**/*.py"), *ROOT.glob("training/commands/*.py")]:
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or getattr(call.func, "attr", "") != "add_argument":
+                continue
+            names = [arg.value[2:].replace("-", "_") for arg in call.args if isinstance(arg, ast.Constant)]
+            default = next((keyword.value for keyword in call.keywords if keyword.arg == "default"), None)
+            same = {name for name in names if name in known and (file.name, name) not in others}
+            if same and isinstance(default, ast.Constant):
+                assert default.value is None, f"{file.name}: {same} writes the default {default.value!r} again"
