@@ -7,6 +7,7 @@ factors (width-1)/sw and (height-1)/sh.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -106,6 +107,20 @@ class CropTransform:
     def warp(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The crop of a uint8 image (H, W, 3) as (height, width, 3); black outside the image."""
         return cv2.warpAffine(image, self.matrix, self.crop_size, dst=out, flags=cv2.INTER_LINEAR)
+
+
+def cut_crops(images: Sequence[np.ndarray], transforms: Sequence[Sequence[CropTransform]]) -> np.ndarray:
+    """All crops of all images, in that order: (N, height, width, 3) uint8, N > 0.
+
+    Args:
+        images: (H, W, 3) uint8 each. transforms: of each image its crops', all to one crop size.
+    """
+    pairs = [(image, transform) for image, its in zip(images, transforms, strict=True) for transform in its]
+    width, height = pairs[0][1].crop_size
+    crops = np.empty((len(pairs), height, width, 3), np.uint8)
+    for crop, (image, transform) in zip(crops, pairs, strict=True):
+        transform.warp(image, out=crop)
+    return crops
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from probpose_ros.backends import Session
 from probpose_ros.calibration import (
     GIVEN_BOXES,
     Calibration,
@@ -20,7 +21,7 @@ from probpose_ros.calibration import (
 )
 from probpose_ros.config import ConfigError, PipelineConfig
 from probpose_ros.detector import Detector
-from probpose_ros.geometry import CropTransform
+from probpose_ros.geometry import CropTransform, cut_crops
 from probpose_ros.models import file_sha256
 from probpose_ros.pose import PoseModel
 from probpose_ros.regions import is_distribution, regions_from_map
@@ -103,12 +104,42 @@ class Pipeline:
             [CropTransform.from_bbox(box, self.pose.info.input_size, self.pose.info.padding) for box in found.boxes]
             for found in detections
         ]
-        crops = self._crops(images, transforms)
-        clock.lap("crop")
-
-        poses = erase_unknown(self.pose(crops))
+        if self.pose.cuts_crops or not any(transforms):
+            clock.lap("crop")  # A part of the next lap.
+            poses = self.pose.in_images(images, transforms)
+        else:
+            crops = cut_crops(images, transforms)
+            clock.lap("crop")
+            poses = self.pose(crops)
         clock.lap("pose")
-        return detections, transforms, poses
+        return detections, transforms, erase_unknown(poses)
+
+    @property
+    def backend(self) -> str:
+        """What runs the networks, in words."""
+        detector, pose = (getattr(session, "backend", "given") for session in self._sessions)
+        return pose if detector == pose else f"pose: {pose}; detector: {detector}"
+
+    @property
+    def backend_problem(self) -> str:
+        """Why that is not what should run them; empty if it is."""
+        problems = dict.fromkeys(getattr(session, "problem", "") for session in self._sessions)
+        return "; ".join(filter(None, problems))
+
+    def suspend(self) -> None:
+        """Frees GPU memory; the pipeline cannot run until :meth:`resume`."""
+        for session in filter(None, self._sessions):
+            session.suspend()
+
+    def resume(self) -> None:
+        """Takes what :meth:`suspend` freed; nothing if it was not suspended. BackendError if that fails."""
+        for session in filter(None, self._sessions):
+            session.resume()
+
+    @property
+    def _sessions(self) -> tuple[Session | None, Session]:
+        """Of the detector, None where the boxes are given, and of the pose network."""
+        return getattr(self.detector, "session", None), self.pose.session
 
     @property
     def calibration_id(self) -> str:
@@ -124,9 +155,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Frees the networks, on a GPU their memory; the pipeline cannot run afterwards."""
-        self.pose.session.close()
-        if isinstance(self.detector, Detector):
-            self.detector.session.close()
+        for session in filter(None, self._sessions):
+            session.close()
 
     def reconfigure(self, config: PipelineConfig) -> None:
         """New values for the options that may change while running; another change is refused with ConfigError."""
@@ -150,14 +180,6 @@ class Pipeline:
         except CalibrationError as error:
             raise CalibrationError(f"{path}: {error}") from None
         return calibration
-
-    def _crops(self, images: Sequence[np.ndarray], transforms: list[list[CropTransform]]) -> np.ndarray:
-        width, height = self.pose.info.input_size
-        crops = np.empty((sum(map(len, transforms)), height, width, 3), np.uint8)
-        pairs = [(image, transform) for image, its in zip(images, transforms, strict=True) for transform in its]
-        for crop, (image, transform) in zip(crops, pairs, strict=True):
-            transform.warp(image, out=crop)
-        return crops
 
     def _person(
         self, box: np.ndarray, score: float, transform: CropTransform,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from probpose_ros.backends import BackendError, TensorSpec, check_tensors, load
 from probpose_ros.codec import Codec
+from probpose_ros.geometry import CropTransform
 from probpose_ros.model_info import METADATA_KEY, PoseInfo, from_json
 from probpose_ros.models import find_model
 from probpose_ros.skeleton import NUM_KEYPOINTS
@@ -55,9 +57,19 @@ class PoseModel:
         width, height = self.info.input_size
         if crops.shape[1:] != (height, width, 3) or crops.dtype != np.uint8:
             raise ValueError(f"crops are {crops.dtype} {crops.shape}; expected uint8 (N, {height}, {width}, 3)")
-        if len(crops):
-            result = self.session.run(crops)
-        else:
-            # Not every operator of a graph accepts an empty batch.
+        # Not every operator of a graph accepts an empty batch.
+        return self._output(self.session.run(crops) if len(crops) else None)
+
+    @property
+    def cuts_crops(self) -> bool:
+        """Whether :meth:`in_images` is the faster way: the crops are cut where the network runs."""
+        return self.session.crops_on_gpu
+
+    def in_images(self, images: Sequence[np.ndarray], transforms: Sequence[Sequence[CropTransform]]) -> PoseOutput:
+        """Keypoints of all crops of images (H, W, 3) uint8 BGR, in that order; only where :attr:`cuts_crops`."""
+        return self._output(self.session.run_crops(images, transforms) if any(transforms) else None)
+
+    def _output(self, result: dict[str, np.ndarray] | None) -> PoseOutput:
+        if result is None:
             result = {name: np.zeros((0, *shape), np.float32) for name, shape in self._row_shapes.items()}
         return PoseOutput(**{name: result[name] for name in self._row_shapes})

@@ -8,17 +8,26 @@ address, and as with CUDA nothing can be done without a context that is current 
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import json
+import subprocess
+import tempfile
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+
+from probpose_ros.backends import gpu_crop
 
 RECORD = json.loads(Path(__file__).with_name("tensorrt_api.json").read_text())
 UNSUPPORTED_SM = "Target GPU SM 87 is not supported by this TensorRT release."
@@ -29,7 +38,10 @@ OUT_OF_MEMORY = "Requested amount of GPU memory (1073741824 bytes) could not be 
 class Machine:
     """A double of a machine: what it has, what goes wrong on it, and what was done to it.
 
-    parse_error, build_error, execute_error: what TensorRT logs when it fails there. sm_supported: kernels for this GPU.
+    parse_error, build_error, context_error, execute_error: what TensorRT logs when it fails there. sm_supported: it has
+    kernels for this GPU.
+    kernel_error: what loading a compiled kernel says. graph_error: CUDA's status when a recording ends. lost: CUDA's
+    words, from all calls, when the GPU is gone.
     memory: bytes of GPU memory. noise: added to the results, as of a bad engine. log: what was built and freed.
     """
 
@@ -44,6 +56,15 @@ class Machine:
     noise: float = 0.0
     current: threading.local = field(default_factory=threading.local)
     allocations: dict[int, np.ndarray] = field(default_factory=dict)
+    context_error: str = ""
+    kernel_error: str = ""
+    lost: str = ""
+    graph_error: int = 0
+    recording: list | None = None  # what a CUDA graph in the making has so far
+    graphs: dict[int, list] = field(default_factory=dict)  # finished ones, by handle
+    launches: int = 0
+    engine_runs: int = 0
+    uploads: list[int] = field(default_factory=list)  # bytes of each host -> GPU copy
     pinned: int = 0
     wrong_thread: int = 0
     contexts: int = 0
@@ -52,12 +73,134 @@ class Machine:
     def need_context(self) -> None:
         if not getattr(self.current, "context", None):
             raise self.cuda.LogicError("cuMemAlloc failed: invalid device context")
+        if self.lost:
+            raise self.cuda.LogicError(self.lost)
+
+    def enqueue(self, work: Callable[[], None]) -> None:
+        """Into the stream: done at once, or recorded."""
+        self.need_context()
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+    def may_wait(self, what: str) -> None:
+        """Waiting and allocating are errors while a graph is recorded, as in CUDA."""
+        self.need_context()
+        if self.recording is not None:
+            raise self.cuda.LogicError(f"{what} failed: operation not permitted when stream is capturing")
+
+    def find(self, address: int, size: int) -> np.ndarray:
+        """``size`` bytes of GPU memory from an address on, which may lie inside an allocation."""
+        for start, array in self.allocations.items():
+            if start <= address and address + size <= start + array.nbytes:
+                return array[address - start : address - start + size]
+        raise self.cuda.LogicError("an illegal memory access was encountered")
 
     @property
     def modules(self) -> dict[str, ModuleType]:
         pycuda = ModuleType("pycuda")
+        pycuda.__spec__ = ModuleSpec("pycuda", None)
         pycuda.driver = self.cuda = make_pycuda(self)
-        return {"tensorrt": make_tensorrt(self), "pycuda": pycuda, "pycuda.driver": pycuda.driver}
+        pycuda.compiler = make_compiler(self)
+        modules = {"pycuda": pycuda, "pycuda.driver": pycuda.driver, "pycuda.compiler": pycuda.compiler}
+        return {"tensorrt": make_tensorrt(self), **modules}
+
+
+class DriverLibrary:
+    """A double of libcuda.so's graph functions, as ctypes calls them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: int) -> int:  # noqa: N802
+        assert stream.value == 4242 and mode == 1 and self.machine.recording is None
+        self.machine.need_context()
+        self.machine.recording = []
+        return 0
+
+    def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:  # noqa: N802
+        recorded, self.machine.recording = self.machine.recording, None
+        if self.machine.graph_error:
+            return self.machine.graph_error
+        graph._obj.value = 0x7_0000_0010
+        self.recorded = recorded
+        return 0
+
+    def cuGraphInstantiateWithFlags(self, executable: Any, graph: ctypes.c_void_p, flags: int) -> int:  # noqa: N802
+        assert graph.value == 0x7_0000_0010 and flags == 0
+        executable._obj.value = 0x7_0000_0100 + 16 * len(self.machine.graphs)
+        self.machine.graphs[executable._obj.value] = self.recorded
+        return 0
+
+    def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:  # noqa: N802
+        return 0
+
+    def cuGraphLaunch(self, executable: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:  # noqa: N802
+        if self.machine.lost or not getattr(self.machine.current, "context", None):
+            return 719 if self.machine.lost else 201  # CUDA_ERROR_LAUNCH_FAILED, CUDA_ERROR_INVALID_CONTEXT
+        assert stream.value == 4242
+        self.machine.launches += 1
+        for work in self.machine.graphs[executable.value]:
+            work()
+        return 0
+
+    def cuGraphExecDestroy(self, executable: ctypes.c_void_p) -> int:  # noqa: N802
+        del self.machine.graphs[executable.value]
+        return 0
+
+
+@cache
+def cpu_kernel() -> Callable[..., None]:
+    """The kernel's source, compiled by gcc as C++ with the few words of CUDA that it uses, called like a launch."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "kernel.cpp").write_text(CUDA_ON_CPU.replace("KERNEL", gpu_crop.SOURCE))
+    command = ["g++", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-o", folder / "kernel.so", folder / "kernel.cpp"]
+    subprocess.run(command, check=True)
+    launch = ctypes.CDLL(str(folder / "kernel.so")).launch
+
+    def run(image, to_image, crops, height, width, crop_height, crop_width, block, grid) -> None:
+        pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (image, to_image, crops)]
+        sizes = (ctypes.c_int * 10)(height, width, crop_height, crop_width, *block, *grid)
+        launch(*pointers, sizes)
+
+    return run
+
+
+CUDA_ON_CPU = r"""
+#include <cmath>
+#define __global__
+struct dim { int x, y, z; };
+static thread_local dim blockIdx, blockDim, threadIdx;
+static inline int __double2int_rn(double x) { return (int)std::nearbyint(x); }
+static inline double __dmul_rn(double a, double b) { return a * b; }
+static inline double __dadd_rn(double a, double b) { return a + b; }
+KERNEL
+extern "C" void launch(
+    const unsigned char* image, const double* to_image, unsigned char* crops, const int* s) {
+    blockDim = {s[4], s[5], s[6]};
+    for (int z = 0; z < s[9]; ++z) for (int y = 0; y < s[8]; ++y) for (int x = 0; x < s[7]; ++x)
+        for (int v = 0; v < s[5]; ++v) for (int u = 0; u < s[4]; ++u) {
+            blockIdx = {x, y, z};
+            threadIdx = {u, v, 0};
+            cut_crops(image, s[0], s[1], to_image, crops, s[2], s[3]);
+        }
+}
+"""
+
+
+def make_compiler(machine: Machine) -> ModuleType:
+    compiler = ModuleType("pycuda.compiler")
+
+    def compile(source: str, nvcc: str, no_extern_c: bool, arch: str, cache_dir: bool) -> bytes:
+        assert Path(nvcc).is_file() and no_extern_c and cache_dir is False
+        assert arch == f"sm_{10 * machine.sm[0] + machine.sm[1]}"
+        if machine.kernel_error:
+            raise machine.cuda.CompileError(machine.kernel_error)
+        return b"a cubin"
+
+    compiler.compile = compile
+    return compiler
 
 
 def make_pycuda(machine: Machine) -> ModuleType:
@@ -105,14 +248,16 @@ def make_pycuda(machine: Machine) -> ModuleType:
             self.handle = 4242
 
         def synchronize(self) -> None:
-            machine.need_context()
+            machine.may_wait("cuStreamSynchronize")
 
     class DeviceAllocation:
         def __init__(self, size: int) -> None:
-            machine.need_context()
+            machine.may_wait("cuMemAlloc")
             if sum(a.nbytes for a in machine.allocations.values()) + size > machine.memory:
                 raise MemoryError_("cuMemAlloc failed: out of memory")
-            self.address = 0x1000 + max(machine.allocations, default=0) + size
+            # Beyond 32 bits, as real ones are; aligned as CUDA does.
+            last = max(machine.allocations, default=0x7_0000_0000)
+            self.address = last + -(-(machine.allocations[last].nbytes if machine.allocations else 1) // 512) * 512
             machine.allocations[self.address] = np.full(size, 0xAA, np.uint8)
 
         def __int__(self) -> int:
@@ -135,17 +280,41 @@ def make_pycuda(machine: Machine) -> ModuleType:
         return array
 
     def memcpy_htod_async(device: DeviceAllocation, host: np.ndarray, stream: Stream) -> None:
-        machine.need_context()
-        assert host.flags.c_contiguous
-        machine.allocations[int(device)][: host.nbytes] = host.reshape(-1).view(np.uint8)
+        assert host.flags.c_contiguous and host.nbytes
+        machine.uploads.append(host.nbytes)
+        target = machine.find(int(device), host.nbytes)
+        machine.enqueue(lambda: np.copyto(target, host.reshape(-1).view(np.uint8)))
 
     def memcpy_dtoh_async(host: np.ndarray, device: DeviceAllocation, stream: Stream) -> None:
-        machine.need_context()
-        host.reshape(-1).view(np.uint8)[:] = machine.allocations[int(device)][: host.nbytes]
+        source = machine.find(int(device), host.nbytes)
+        machine.enqueue(lambda: np.copyto(host.reshape(-1).view(np.uint8), source))
 
+    class Function:
+        """The kernel, compiled for the CPU from the same source; arguments as pycuda takes them."""
+
+        def __call__(self, image, height, width, to_image, crops, crop_height, crop_width, block, grid, stream) -> None:
+            assert isinstance(image, DeviceAllocation) and type(to_image) is type(crops) is np.uintp
+            assert all(type(n) is np.int32 for n in (height, width, crop_height, crop_width))
+            assert np.prod(block) <= 1024 and all(type(n) is int for n in (*block, *grid))
+            arrays = (
+                machine.find(int(image), 3 * int(height) * int(width)), machine.find(int(to_image), 48 * grid[2]),
+                machine.find(int(crops), 3 * grid[2] * int(crop_height) * int(crop_width)),
+            )  # fmt: skip
+            sizes = (int(height), int(width), int(crop_height), int(crop_width))
+            machine.enqueue(lambda: cpu_kernel()(*arrays, *sizes, block, grid))
+
+    def module_from_buffer(content: bytes) -> SimpleNamespace:
+        machine.need_context()
+        if machine.kernel_error:
+            raise LogicError(machine.kernel_error)
+        assert content == b"a cubin"
+        return SimpleNamespace(get_function=lambda name: {"cut_crops": Function()}[name])
+
+    cuda.module_from_buffer = module_from_buffer
     for thing in (Error, LogicError, Device, Stream, Context, pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async):
         setattr(cuda, thing.__name__, thing)
     cuda.MemoryError = MemoryError_
+    cuda.CompileError = type("CompileError", (Error,), {})
     cuda.mem_alloc = DeviceAllocation
     cuda.init = lambda: None
     cuda.get_driver_version = lambda: machine.driver
@@ -155,7 +324,7 @@ def make_pycuda(machine: Machine) -> ModuleType:
 def make_tensorrt(machine: Machine) -> ModuleType:
     trt = ModuleType("tensorrt")
     trt.__version__ = machine.version
-    trt.BuilderFlag = enum.IntEnum("BuilderFlag", "FP16 OBEY_PRECISION_CONSTRAINTS", start=0)
+    trt.BuilderFlag = enum.IntEnum("BuilderFlag", "FP16 INT8 OBEY_PRECISION_CONSTRAINTS", start=0)
     trt.MemoryPoolType = enum.IntEnum("MemoryPoolType", "WORKSPACE")
     trt.NetworkDefinitionCreationFlag = enum.IntEnum("Flag", "EXPLICIT_BATCH STRONGLY_TYPED", start=0)
     trt.TensorIOMode = enum.IntEnum("TensorIOMode", "NONE INPUT OUTPUT", start=0)
@@ -333,16 +502,22 @@ def make_tensorrt(machine: Machine) -> ModuleType:
         def get_tensor_shape(self, name: str) -> list[int]:
             return self.tensors[name][2]
 
-        def create_execution_context(self) -> ExecutionContext | None:
-            machine.need_context()
-            if machine.memory < 1000:
-                self.logger.fail(OUT_OF_MEMORY)
+        def create_execution_context(self, strategy=None) -> ExecutionContext | None:
+            machine.may_wait("createExecutionContext")
+            assert strategy is None or strategy.name == "USER_MANAGED"
+            if machine.context_error:
+                self.logger.fail(machine.context_error)
                 return None
             return ExecutionContext(self)
 
+        def create_execution_context_without_device_memory(self) -> ExecutionContext | None:
+            return self.create_execution_context()
+
+        device_memory_size = device_memory_size_v2 = 4096
+
     class ExecutionContext:
         def __init__(self, engine: Engine) -> None:
-            self.engine, self.addresses, self.shape = engine, {}, {}
+            self.engine, self.addresses, self.shape, self.flushed, self.scratch = engine, {}, {}, None, None
 
         def set_tensor_address(self, name: str, address: int) -> bool:
             self.addresses[name] = address
@@ -356,25 +531,45 @@ def make_tensorrt(machine: Machine) -> ModuleType:
             self.shape[name] = shape
             return True
 
+        def set_device_memory(self, address: int, size: int) -> None:
+            assert size >= 4096
+            self._set_scratch(address)
+
+        def _set_scratch(self, address: int) -> None:
+            assert address % 256 == 0
+            self.scratch = machine.find(address, 4096)
+
+        device_memory = property(fset=_set_scratch)
+
         def execute_async_v3(self, stream: int) -> bool:
             machine.need_context()
-            assert stream == 4242
+            assert stream == 4242 and self.scratch is not None
             if machine.execute_error:
                 self.engine.logger.fail(machine.execute_error)
                 return False
+            if machine.recording is not None and self.flushed != self.shape:
+                self.engine.logger.fail("the first run after a change of shapes cannot be recorded")
+                return False
+            self.flushed = dict(self.shape)
+            machine.enqueue(self.compute)
+            return True
+
+        def compute(self) -> None:
+            machine.engine_runs += 1
             feed = {}
             for name, shape in self.shape.items():
-                dtype, size = self.engine.tensors[name][1], int(np.prod(shape))
-                memory = machine.allocations[self.addresses[name]]
-                feed[name] = memory[: size * dtype.itemsize].view(dtype).reshape(shape)
+                dtype = self.engine.tensors[name][1]
+                memory = machine.find(self.addresses[name], int(np.prod(shape)) * dtype.itemsize)
+                feed[name] = memory.view(dtype).reshape(shape)
             for node, value in zip(self.engine.session.get_outputs(), self.engine.session.run(None, feed)):
                 value = np.ascontiguousarray(value + value.dtype.type(machine.noise))
-                machine.allocations[self.addresses[node.name]][: value.nbytes] = value.reshape(-1).view(np.uint8)
-            return True
+                machine.find(self.addresses[node.name], value.nbytes)[:] = value.reshape(-1).view(np.uint8)
 
     for thing in (ILogger, IProgressMonitor, Builder, OnnxParser, Runtime):
         setattr(trt, thing.__name__, thing)
-    trt.ILayer, trt.IBuilderConfig = Layer, Config
+    trt.ILayer, trt.IBuilderConfig, trt.ICudaEngine, trt.IExecutionContext = Layer, Config, Engine, ExecutionContext
+    trt.ExecutionContextAllocationStrategy = enum.IntEnum("Strategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED", start=0)
+    trt.__spec__ = ModuleSpec("tensorrt", None)
     _take_away(trt, next(names for v, names in RECORD["versions"].items() if v.startswith(machine.version)))
     return trt
 

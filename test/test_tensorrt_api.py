@@ -14,10 +14,13 @@ RECORDED = json.loads(RECORD.read_text())
 # Used only behind hasattr, or where the version is known to have them.
 NOT_IN = {
     "8": {"IBuilderConfig.progress_monitor", "IProgressMonitor", "IProgressMonitor.__init__",
-          "NetworkDefinitionCreationFlag.STRONGLY_TYPED"},
+          "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "ExecutionContextAllocationStrategy",
+          "ExecutionContextAllocationStrategy.USER_MANAGED", "ICudaEngine.device_memory_size_v2",
+          "IExecutionContext.set_device_memory"},
     "10": set(),
-    "11": {"BuilderFlag.FP16", "BuilderFlag.OBEY_PRECISION_CONSTRAINTS", "ILayer.precision", "ILayer.set_output_type",
-           "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"},
+    "11": {"BuilderFlag.FP16", "BuilderFlag.INT8", "BuilderFlag.OBEY_PRECISION_CONSTRAINTS", "ILayer.precision",
+           "ILayer.set_output_type", "NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "ICudaEngine.device_memory_size",
+           "ICudaEngine.create_execution_context_without_device_memory"},
 }  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from probpose_ros.geometry import CropTransform
 
 
 class BackendError(ValueError):
@@ -29,15 +31,38 @@ class Session(Protocol):
     """A loaded network.
 
     metadata: the model file's own text entries. inputs, outputs: name -> TensorSpec. backend: what runs it, for logs.
+    problem: why that is not what should run it, empty if it is. crops_on_gpu: whether ``run_crops`` can be used.
     """
 
-    metadata: dict[str, str]
-    inputs: dict[str, TensorSpec]
-    outputs: dict[str, TensorSpec]
-    backend: str
+    @property
+    def metadata(self) -> dict[str, str]: ...
+    @property
+    def inputs(self) -> dict[str, TensorSpec]: ...
+    @property
+    def outputs(self) -> dict[str, TensorSpec]: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def problem(self) -> str: ...
+    @property
+    def crops_on_gpu(self) -> bool: ...
 
     def run(self, feed: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name; a bare array feeds the only input."""
+        ...
+
+    def run_crops(
+        self, images: Sequence[np.ndarray], transforms: Sequence[Sequence[CropTransform]]
+    ) -> dict[str, np.ndarray]:
+        """Outputs by name for all crops of images (H, W, 3) uint8, which the session cuts itself."""
+        ...
+
+    def suspend(self) -> None:
+        """Frees GPU memory; it cannot run until :meth:`resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Takes what :meth:`suspend` freed; nothing if it was not suspended. BackendError if that fails."""
         ...
 
     def close(self) -> None:
@@ -54,7 +79,7 @@ def load(path: str | Path, backend: str = "auto", threads: int = 0, allow_fallba
             made an engine of this file for this machine, else onnxruntime. No engine is ever built here.
         threads: CPU threads, 0: all cores.
         allow_fallback: onnxruntime where TensorRT was asked for and cannot be had, or fails later; logged as an error
-            and visible in ``Session.backend``. Without it both are a BackendError.
+            and visible in ``Session.problem``. Without it both are a BackendError.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,14 +88,15 @@ def load(path: str | Path, backend: str = "auto", threads: int = 0, allow_fallba
         raise BackendError(f"backend = {backend!r}: must be one of auto, tensorrt, onnxruntime")
     from probpose_ros.backends.onnxruntime import OnnxRuntimeSession
 
-    if backend == "auto":
-        from probpose_ros.backends.engine import has_engine
-
-        if not has_engine(path):
-            return OnnxRuntimeSession(path, threads)
-    elif backend == "onnxruntime":
+    if backend == "onnxruntime":
         return OnnxRuntimeSession(path, threads)
+    from probpose_ros.backends.engine import could_run, no_engine
     from probpose_ros.backends.fallback import FallbackSession, instead
+
+    if backend == "auto" and (reason := no_engine(path)):
+        on_cpu = OnnxRuntimeSession(path, threads)
+        # A machine without a GPU is fine as it is. One that could be faster, or was until the model changed, is not.
+        return instead(on_cpu, reason) if could_run(path) else on_cpu
     from probpose_ros.backends.tensorrt import TensorRTSession
 
     try:
@@ -78,7 +104,7 @@ def load(path: str | Path, backend: str = "auto", threads: int = 0, allow_fallba
     except BackendError as error:
         if backend == "tensorrt" and not allow_fallback:
             raise
-        return instead(OnnxRuntimeSession(path, threads), error)
+        return instead(OnnxRuntimeSession(path, threads), str(error))
     return FallbackSession(session, lambda: OnnxRuntimeSession(path, threads)) if allow_fallback else session
 
 

@@ -8,6 +8,7 @@ which only ``probpose build-engine`` does.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from probpose_ros.backends import BackendError
+from probpose_ros.models import file_sha256
 
-PRECISIONS = ("fp16", "fp32")
-FORMAT = "probpose engine 1"
+PRECISIONS = ("int8", "fp16", "fp32")  # Of several engines the first of these is used.
+FORMAT = "probpose engine 2"
 # Layers of a weakly typed network that may run in half: those of the network itself. What follows it (sparsemax,
 # decode, probabilities) keeps fp32, and so do the kinds below, wherever they are.
 _HALF_PREFIX = "/model/"
@@ -38,7 +40,8 @@ class Fingerprint:
     """All that an engine depends on.
 
     onnx_sha256: of the model file. tensorrt: its version. cuda: the driver's CUDA version. sm: compute capability, 87
-    is an Orin. precision: one of PRECISIONS. max_batch: it takes 1 to this many inputs at a time.
+    is an Orin. precision: one of PRECISIONS. strong: built by the network's own types. max_batch: it takes 1 to this
+    many inputs at a time.
     """
 
     onnx_sha256: str
@@ -46,6 +49,7 @@ class Fingerprint:
     cuda: str
     sm: int
     precision: str
+    strong: bool
     max_batch: int
 
     @property
@@ -108,17 +112,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "probpose/engines"
 
 
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def build_command(model: Path | str, precision: str = "fp16", max_batch: int = 8) -> str:
-    """What a user types to get the engine."""
-    return f"probpose build-engine {model} --precision {precision} --max-people {max_batch}"
+def build_command(model: Path | str, fingerprint: Fingerprint | None = None) -> str:
+    """What a user types to get the engine: the usual one, or another one like ``fingerprint``."""
+    if fingerprint is None:
+        return f"probpose build-engine {model} --images DIR"
+    options = f"--precision {fingerprint.precision} --max-people {fingerprint.max_batch} --images DIR"
+    options += " --strongly-typed" if fingerprint.strong else ""
+    options += " --calibration-images DIR" if fingerprint.precision == "int8" else ""
+    return f"probpose build-engine {model} {options}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Engine:
 
     def read(self) -> bytes:
         """The file's content; EngineError if it is not the one that was built."""
-        how = f"rebuild it: {build_command(self.model, self.fingerprint.precision, self.fingerprint.max_batch)}"
+        how = f"rebuild it: {build_command(self.model, self.fingerprint)}"
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -151,9 +152,9 @@ class Engine:
         return content
 
 
-def all_engines(folder: Path | None = None) -> Iterator[Engine]:
+def all_engines() -> Iterator[Engine]:
     """Every engine in the cache; broken entries are left out. Reads small text files, neither TensorRT nor the GPU."""
-    for sidecar in sorted((folder or cache_dir()).glob("*.json")):
+    for sidecar in sorted(cache_dir().glob("*.json")):
         try:
             content = json.loads(sidecar.read_text(encoding="utf-8"))
             if content["format"] == FORMAT:
@@ -164,35 +165,47 @@ def all_engines(folder: Path | None = None) -> Iterator[Engine]:
             continue
 
 
-def has_engine(model: Path) -> bool:
-    """Whether some engine was built from this very file, for whatever machine."""
+def no_engine(model: Path) -> str:
+    """Empty if some engine was built from this very file, for whatever machine; else why there is none."""
     engines = list(all_engines())
-    return bool(engines) and file_sha256(model) in {engine.fingerprint.onnx_sha256 for engine in engines}
+    sha256 = file_sha256(model) if engines else ""
+    if any(engine.fingerprint.onnx_sha256 == sha256 for engine in engines):
+        return ""
+    stale = any(engine.model == model.name for engine in engines)
+    what = "its engine is stale, built from another version of the file" if stale else "no TensorRT engine"
+    return f"{model}: {what} ({cache_dir()}); build it: {build_command(model)}"
 
 
-def find_engine(model: Path, device: Device, folder: Path | None = None) -> Engine:
-    """The engine of the model for this machine, half precision and the larger batch first.
+def could_run(model: Path) -> bool:
+    """Whether somebody would expect TensorRT to run this model: it is installed, or ran an earlier version of it."""
+    installed = all(importlib.util.find_spec(name) for name in ("tensorrt", "pycuda"))
+    return installed or any(engine.model == model.name for engine in all_engines())
+
+
+def find_engine(model: Path, device: Device) -> Engine:
+    """The engine of the model for this machine: the lowest precision that somebody asked for, the larger batch first.
 
     Raises:
         EngineError: there is none, or only foreign and stale ones; says which and how to build one.
     """
-    engines = list(all_engines(folder))
-    sha256 = file_sha256(model) if engines else ""
-    found = [engine for engine in engines if engine.fingerprint.onnx_sha256 == sha256]
+    if reason := no_engine(model):
+        raise EngineError(reason)
+    sha256 = file_sha256(model)
+    found = [engine for engine in all_engines() if engine.fingerprint.onnx_sha256 == sha256]
     here = [e for e in found if (e.fingerprint.tensorrt, e.fingerprint.cuda, e.fingerprint.sm) == _place(device)]
     if here:
-        return min(here, key=lambda e: (PRECISIONS.index(e.fingerprint.precision), -e.fingerprint.max_batch))
+        return min(here, key=_preference)
     have = f"this is TensorRT {device.tensorrt}, CUDA {device.cuda}, sm_{device.sm}"
-    if not found:
-        stale = any(engine.model == model.name for engine in engines)
-        what = "its engine is stale, built from another version of the file" if stale else "no TensorRT engine"
-        raise EngineError(f"{model}: {what} ({folder or cache_dir()}); build it: {build_command(model)}")
     others = "; ".join(
         f"TensorRT {e.fingerprint.tensorrt}, CUDA {e.fingerprint.cuda}, sm_{e.fingerprint.sm}" for e in found
     )
-    first = found[0].fingerprint
-    how = build_command(model, first.precision, first.max_batch)
+    how = build_command(model, found[0].fingerprint)
     raise EngineError(f"{model}: its engines were built for {others}, but {have}; rebuild: {how}")
+
+
+def _preference(engine: Engine) -> tuple[int, bool, int]:
+    values = engine.fingerprint
+    return PRECISIONS.index(values.precision), not values.strong, -values.max_batch
 
 
 def _place(device: Device) -> tuple[str, str, int]:
@@ -201,9 +214,11 @@ def _place(device: Device) -> tuple[str, str, int]:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """precision, max_batch: of the engine. opt_batch: the batch it is tuned for. workspace_mb: most scratch memory."""
+    """precision, strong, max_batch: as in Fingerprint. opt_batch: the batch it is tuned for. workspace_mb: most scratch
+    memory."""
 
     precision: str = "fp16"
+    strong: bool = False
     max_batch: int = 8
     opt_batch: int = 2
     workspace_mb: int = 1024
@@ -215,55 +230,55 @@ def default_workspace_mb(device: Device) -> int:
     return min(4096, max(256, device.memory_mb // 8))
 
 
-def is_strongly_typed(trt: Any, model_precision: str) -> bool:
-    """Whether the network is built by its own types: if it is typed in half and TensorRT can, or can only that."""
-    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-        return False
-    return model_precision == "fp16-typed" or not hasattr(trt.BuilderFlag, "FP16")
+def choose_typing(trt: Any, model: Path, model_precision: str, precision: str, strong: bool) -> bool:
+    """Whether the network is built by its own types: on request, if the file is typed in half, for int8, or if TensorRT
+    knows nothing else.
 
+    Args:
+        model_precision: of the file's metadata (ModelInfo.precision). strong: the request.
 
-def check_precision(trt: Any, model: Path, model_precision: str, precision: str) -> None:
-    """EngineError where the wanted precision cannot come out of this file with this TensorRT."""
+    Raises:
+        EngineError: the wanted precision cannot come out of this file, or not so with this TensorRT.
+    """
     if precision not in PRECISIONS:
         raise EngineError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision == "fp32" and model_precision == "fp16-typed":
-        raise EngineError(f"{model} computes in half by its types; build with --precision fp16, or export it as fp32")
-    if precision == "fp16" and model_precision != "fp16-typed" and not hasattr(trt.BuilderFlag, "FP16"):
-        raise EngineError(
-            f"TensorRT {trt.__version__} builds only what the file's types say, and {model} is typed float32; "
-            "export it with 'probpose export CHECKPOINT --precision fp16-typed --out OUT.onnx', "
-            "or build with --precision fp32"
-        )
+    if model_precision == "fp16-typed" and precision != "fp16":
+        raise EngineError(f"{model} computes in half by its types; for {precision} take the fp32 or fp16 file of it")
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        if strong:
+            raise EngineError(f"TensorRT {trt.__version__} has no strongly typed networks (10 and later do)")
+        return False
+    return strong or precision == "int8" or model_precision == "fp16-typed" or not hasattr(trt.BuilderFlag, "FP16")
 
 
-def build(model: Path, model_precision: str, options: BuildOptions, timing_cache: Path) -> bytes:
+def build(network_file: bytes, name: str, options: BuildOptions, timing_cache: Path) -> bytes:
     """The serialized engine; minutes on a Jetson.
 
     Args:
-        model_precision: of the file's metadata (ModelInfo.precision).
+        network_file: ONNX, as :func:`probpose_ros.backends.engine_network.network_file` makes it for ``options``.
+        name: of the model, for messages.
         timing_cache: file of measured kernels, read and written; a second build is then much faster.
 
     Raises:
         EngineError: in words, what TensorRT refused: the GPU, an operator, the memory.
     """
     trt = import_tensorrt()
-    check_precision(trt, model, model_precision, options.precision)
     logger = make_logger(trt, options.verbose)
     try:
         builder = trt.Builder(logger)
         check_gpu(trt, builder, logger)
-        strong = is_strongly_typed(trt, model_precision)
-        network = builder.create_network(_network_flags(trt, strong))
+        network = builder.create_network(_network_flags(trt, options.strong))
         parser = trt.OnnxParser(network, logger)
-        if not parser.parse(unpacked(model) if model_precision == "fp16" else model.read_bytes()):
+        if not parser.parse(network_file):
             errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-            raise EngineError(f"{model}: TensorRT {trt.__version__} cannot take this network: {errors}")
+            raise EngineError(f"{name}: TensorRT {trt.__version__} cannot take this network: {errors}")
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * 2**20)
-        if options.precision == "fp16" and not strong:
+        if options.precision != "fp32" and not options.strong:
             config.set_flag(trt.BuilderFlag.FP16)
-            if model_precision != "fp16-typed":
-                _keep_islands(trt, network, config)
+            if options.precision == "int8":
+                config.set_flag(trt.BuilderFlag.INT8)
+            _keep_islands(trt, network, config)
         profile = builder.create_optimization_profile()
         for i in range(network.num_inputs):
             tensor = network.get_input(i)
@@ -279,32 +294,9 @@ def build(model: Path, model_precision: str, options: BuildOptions, timing_cache
         # TypeError: pybind11 turns a null builder into it.
         raise EngineError(f"TensorRT {trt.__version__} failed: {_reason(logger, error)}") from None
     if plan is None:
-        raise EngineError(f"{model}: no engine: {_reason(logger)}")
-    timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        raise EngineError(f"{name}: no engine: {_reason(logger)}")
+    write(timing_cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
-
-
-def unpacked(model: Path) -> bytes:
-    """The ONNX file with plain float32 weights where they are stored in half behind a Cast.
-
-    onnxruntime folds those Casts away; TensorRT wants the weights of a convolution as constants.
-    """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError as error:
-        raise EngineError(f"onnx cannot be imported ({error}), to unpack {model}; run: pip install onnx") from None
-    content = onnx.load(str(model))
-    stored = {tensor.name: tensor for tensor in content.graph.initializer}
-    nodes = list(content.graph.node)
-    del content.graph.node[:]
-    for node in nodes:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            weights = numpy_helper.to_array(stored[node.input[0]]).astype("float32")
-            stored[node.input[0]].CopyFrom(numpy_helper.from_array(weights, node.output[0]))
-        else:
-            content.graph.node.append(node)
-    return content.SerializeToString()
 
 
 def check_gpu(trt: Any, builder: Any, logger: Any) -> None:
@@ -324,7 +316,7 @@ def store(engine: bytes, model: str, fingerprint: Fingerprint, metadata: dict[st
     cache_dir().mkdir(parents=True, exist_ok=True)
     path = cache_dir() / f"{fingerprint.key}.engine"
     path.with_suffix(".json").unlink(missing_ok=True)
-    _write(path, engine)
+    write(path, engine)
     return Engine(path, model, fingerprint, metadata, {}, hashlib.sha256(engine).hexdigest(), len(engine))
 
 
@@ -335,10 +327,11 @@ def admit(engine: Engine, report: dict[str, Any]) -> None:
         "report": report, "sha256": engine.sha256, "size": engine.size,
         "built": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(),
     }  # fmt: skip
-    _write(engine.path.with_suffix(".json"), json.dumps(content, indent=1).encode())
+    write(engine.path.with_suffix(".json"), json.dumps(content, indent=1).encode())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Whoever reads meanwhile finds the whole old file, or the whole new one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     temporary.write_bytes(content)
     os.replace(temporary, path)

@@ -15,6 +15,8 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST = float(np.finfo(np.float16).max)
 # The operators that half precision is for; what lies between two of them follows.
 _HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# From opset 19 on these take half, and TensorRT finds its int8 kernels only where no Cast stands between.
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 _ISLANDS = ("LayerNormalization", "ReduceMean", "ReduceSum")
 
 
@@ -36,6 +38,7 @@ def half_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
         for attribute in node.attribute if attribute.name == "value" and attribute.t.data_type == FLOAT
     }  # fmt: skip
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    heavy = (*_HEAVY, *_QUANTISED) if opset >= 19 else _HEAVY
     outputs = {value.name for value in model.graph.output}
     half: set[str] = set()  # Tensors that are half now.
     final: set[str] = set()  # Tensors after a .float(): fp32 for good.
@@ -65,7 +68,7 @@ def half_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         ended = any(name in final for name in inputs)
         wants_half = not ended and node.op_type not in _ISLANDS
-        wants_half &= node.op_type in _HEAVY or any(name in half for name in inputs)
+        wants_half &= node.op_type in heavy or any(name in half for name in inputs)
         if ended:
             final.update(node.output)
         formal = onnx.defs.get_schema(node.op_type, opset).inputs

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from probpose_ros.backends import BackendError, TensorSpec
+from probpose_ros.geometry import CropTransform, cut_crops
 
 _DTYPES = {
     "tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
@@ -18,7 +19,7 @@ _DTYPES = {
 class OnnxRuntimeSession:
     """See :class:`probpose_ros.backends.Session`."""
 
-    backend = "onnxruntime"
+    backend, problem, crops_on_gpu = "onnxruntime", "", False
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         try:
@@ -46,6 +47,16 @@ class OnnxRuntimeSession:
             (name,) = self.inputs
             feed = {name: feed}
         return dict(zip(self.outputs, self._session.run(None, dict(feed)), strict=True))
+
+    def run_crops(
+        self, images: Sequence[np.ndarray], transforms: Sequence[Sequence[CropTransform]]
+    ) -> dict[str, np.ndarray]:
+        return self.run(cut_crops(images, transforms))
+
+    def suspend(self) -> None:
+        """Nothing: it holds no GPU memory."""
+
+    resume = suspend
 
     def close(self) -> None:
         self._session = None
