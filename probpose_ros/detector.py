@@ -35,8 +35,11 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, flo
     scale = min(size[0] / width, size[1] / height)
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = np.full((size[1], size[0], 3), PADDING_VALUE, np.uint8)
-    # Averaging when shrinking: linear interpolation alone would skip pixels of large images.
-    cv2.resize(image, (w, h), dst=canvas[:h, :w], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    # Linear interpolation alone would skip pixels of large images: means of 2 x 2 first, which OpenCV makes faster than
+    # one averaging over all (1080p: 0.7 instead of 1.8 to 5 ms), and as well.
+    while image.shape[0] >= 2 * h and image.shape[1] >= 2 * w:
+        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    cv2.resize(image, (w, h), dst=canvas[:h, :w], interpolation=cv2.INTER_LINEAR)
     return canvas, scale
 
 
