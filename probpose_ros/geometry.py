@@ -109,14 +109,16 @@ class CropTransform:
         return cv2.warpAffine(image, self.matrix, self.crop_size, dst=out, flags=cv2.INTER_LINEAR)
 
 
-def cut_crops(images: Sequence[np.ndarray], transforms: Sequence[Sequence[CropTransform]]) -> np.ndarray:
-    """All crops of all images, in that order: (N, height, width, 3) uint8, N > 0.
+def cut_crops(
+    images: Sequence[np.ndarray], transforms: Sequence[Sequence[CropTransform]], crop_size: tuple[int, int]
+) -> np.ndarray:
+    """All crops of all images, in that order: (N, height, width, 3) uint8.
 
     Args:
-        images: (H, W, 3) uint8 each. transforms: of each image its crops', all to one crop size.
+        images: (H, W, 3) uint8 each. transforms: of each image its crops'. crop_size: (width, height) of every crop.
     """
     pairs = [(image, transform) for image, its in zip(images, transforms, strict=True) for transform in its]
-    width, height = pairs[0][1].crop_size
+    width, height = crop_size
     crops = np.empty((len(pairs), height, width, 3), np.uint8)
     for crop, (image, transform) in zip(crops, pairs, strict=True):
         transform.warp(image, out=crop)

@@ -104,11 +104,11 @@ class Pipeline:
             [CropTransform.from_bbox(box, self.pose.info.input_size, self.pose.info.padding) for box in found.boxes]
             for found in detections
         ]
-        if self.pose.cuts_crops or not any(transforms):
+        if self.pose.cuts_crops:
             clock.lap("crop")  # A part of the next lap.
             poses = self.pose.in_images(images, transforms)
         else:
-            crops = cut_crops(images, transforms)
+            crops = cut_crops(images, transforms, self.pose.info.input_size)
             clock.lap("crop")
             poses = self.pose(crops)
         clock.lap("pose")

@@ -124,7 +124,7 @@ def test_nonsense_is_unknown_and_only_there(pipeline, name, value):
     network = pipeline.pose
 
     class Faulty:
-        info, codec = network.info, network.codec
+        info, codec, cuts_crops = network.info, network.codec, False
 
         def __call__(self, crops):
             output = network(crops)

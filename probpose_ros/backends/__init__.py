@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from probpose_ros.config import BACKENDS
 from probpose_ros.geometry import CropTransform
 
 
@@ -75,7 +76,7 @@ def load(path: str | Path, backend: str = "auto", threads: int = 0, allow_fallba
 
     Args:
         path: an ONNX file.
-        backend: ``auto``, ``tensorrt`` or ``onnxruntime``. ``auto`` is TensorRT where ``probpose build-engine`` has
+        backend: one of BACKENDS. ``auto`` is TensorRT where ``probpose build-engine`` has
             made an engine of this file for this machine, else onnxruntime. No engine is ever built here.
         threads: CPU threads, 0: all cores.
         allow_fallback: onnxruntime where TensorRT was asked for and cannot be had, or fails later; logged as an error
@@ -84,8 +85,12 @@ def load(path: str | Path, backend: str = "auto", threads: int = 0, allow_fallba
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file")
-    if backend not in ("auto", "tensorrt", "onnxruntime"):
-        raise BackendError(f"backend = {backend!r}: must be one of auto, tensorrt, onnxruntime")
+    if backend not in BACKENDS:
+        raise BackendError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    if backend == "openvino":
+        from probpose_ros.backends.openvino import OpenVinoSession
+
+        return OpenVinoSession(path, threads)
     from probpose_ros.backends.onnxruntime import OnnxRuntimeSession
 
     if backend == "onnxruntime":

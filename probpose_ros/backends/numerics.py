@@ -54,7 +54,7 @@ def inputs_of(info: ModelInfo, images: Sequence[np.ndarray], detector: Detector 
         found = detector([image])[0].boxes if detector else ()
         boxes = found if len(found) else _quarters(image)
         windows.append([CropTransform.from_bbox(box, info.input_size, info.padding) for box in boxes])
-    return cut_crops(images, windows)
+    return cut_crops(images, windows, info.input_size)
 
 
 def _quarters(image: np.ndarray) -> np.ndarray:

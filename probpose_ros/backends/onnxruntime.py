@@ -51,7 +51,9 @@ class OnnxRuntimeSession:
     def run_crops(
         self, images: Sequence[np.ndarray], transforms: Sequence[Sequence[CropTransform]]
     ) -> dict[str, np.ndarray]:
-        return self.run(cut_crops(images, transforms))
+        (spec,) = self.inputs.values()
+        _, height, width, _ = spec.shape
+        return self.run(cut_crops(images, transforms, (int(width), int(height))))  # type: ignore[arg-type]
 
     def suspend(self) -> None:
         """Nothing: it holds no GPU memory."""
