@@ -127,6 +127,9 @@ class NodeConfig(Options):
         True, "Configure and activate at once; false: wait for lifecycle transitions (the launch file's way)"
     )
     compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage instead of Image")
+    cv_bridge: bool = option(
+        False, "Convert images with cv_bridge, which must be installed, instead of NumPy and OpenCV (the same pixels)"
+    )
     status_rate: float = option(10.0, "Heartbeat on the topic status, Hz", minimum=1.0, maximum=100.0)
     no_image_hint_after: float = option(
         3.0, "Seconds without an image after which the node logs what it could subscribe to", minimum=0.5, maximum=60.0

@@ -24,6 +24,7 @@ from probpose_ros.pipeline import Pipeline
 from probpose_ros.ros import parameters, qos
 from probpose_ros.ros.channel import Channel, ModelFacts
 from probpose_ros.ros.convert import skeleton_message
+from probpose_ros.ros.cv_bridge import cv_bridge_reader
 from probpose_ros.ros.heartbeat import Heartbeat
 from probpose_ros.ros.images import ImageError, image_to_bgr
 from probpose_ros.ros.lifecycle import SafeLifecycleNode
@@ -65,6 +66,7 @@ class PoseNode(SafeLifecycleNode):
         try:
             self.pipeline = pipeline = Pipeline(self.pipeline_config)
             warm_up(pipeline)
+            self._read = cv_bridge_reader() if self.config.cv_bridge else image_to_bgr
         except Exception as error:  # each backend has exceptions of its own
             self.get_logger().fatal(f"cannot configure: {error or type(error).__name__}")
             self.pipeline = None
@@ -125,7 +127,7 @@ class PoseNode(SafeLifecycleNode):
         worker, pipeline, batch = self.worker, self.pipeline, []  # now: a worker that hangs must not touch later ones
         for channel, (msg, arrived) in newest.items():
             try:
-                batch.append((channel, msg, arrived, image_to_bgr(msg)))
+                batch.append((channel, msg, arrived, self._read(msg)))
             except (ImageError, MemoryError) as error:
                 channel.answer(msg, None, error, arrived)
         results = _results(pipeline, [image for *_, image in batch]) if pipeline and batch else []
