@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("sensor_msgs.msg", reason="needs ROS 2 (sensor_msgs)")
 pytestmark = pytest.mark.ros
 
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
+from probpose_ros.image_message import SAME, compressed_size  # noqa: E402
 from probpose_ros.ros.images import ENCODINGS, ImageError, bgr_to_image, image_to_bgr  # noqa: E402
 
 
@@ -35,42 +36,78 @@ def message(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = Fal
 
 def encode(image: np.ndarray, encoding: str) -> np.ndarray:
     """The image as a camera with that encoding would send it."""
+    encoding = SAME.get(encoding, encoding)
     if encoding.startswith("bayer_"):
         colors = {"r": 2, "g": 1, "b": 0}
         mosaic = np.empty(image.shape[:2], np.uint8)
         for i, letter in enumerate(encoding[6:10]):
             mosaic[i // 2 :: 2, i % 2 :: 2] = image[i // 2 :: 2, i % 2 :: 2, colors[letter]]
         return mosaic if encoding.endswith("8") else mosaic.astype(np.uint16) * 257
-    if encoding in ("bgr8", "8UC3"):
-        return image
-    if encoding in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv"):
+    if encoding.endswith("16"):
+        return encode(image, encoding[:-2] + "8").astype(np.uint16) * 257
+    if encoding.startswith(("yuv", "nv")):
         y, u, v = np.moveaxis(cv2.cvtColor(image, cv2.COLOR_BGR2YUV), -1, 0)  # full range; compared loosely below
+        if encoding == "nv24":
+            return np.vstack([y, np.stack([u, v], axis=-1).reshape(2 * y.shape[0], y.shape[1])])
+        if encoding.startswith("nv"):
+            pair = np.stack([u, v] if encoding == "nv12" else [v, u], axis=-1)[::2, ::2]
+            return np.vstack([y, pair.reshape(-1, y.shape[1])])
         chroma = np.where(np.arange(image.shape[1]) % 2 == 0, u, v)
-        return np.stack([chroma, y] if encoding in ("yuv422", "uyvy") else [y, chroma], axis=-1)
+        return np.stack([chroma, y] if encoding == "yuv422" else [y, chroma], axis=-1)
     codes = {"rgb8": cv2.COLOR_BGR2RGB, "bgra8": cv2.COLOR_BGR2BGRA, "rgba8": cv2.COLOR_BGR2RGBA}
     if encoding in codes:
         return cv2.cvtColor(image, codes[encoding])
-    gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    return gray.astype(np.uint16) * 257 if encoding == "mono16" else gray
+    return image if encoding == "bgr8" else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
 
 
+def sent(image: np.ndarray, encoding: str, padding: int = 0, big: bool = False) -> Image:
+    """The image as a message of that encoding; its planes one below the other have the first one's height."""
+    msg = message(encode(image, encoding), encoding, padding, big)
+    msg.height = len(image)
+    return msg
+
+
+@pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("padding", [0, 10])
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
-def test_every_encoding_gives_the_scene(encoding: str, padding: int) -> None:
+def test_every_encoding_gives_the_scene(encoding: str, padding: int, big: bool) -> None:
     image = scene()
-    sent = encode(image, encoding)
-    read = image_to_bgr(message(sent, encoding, padding))
+    read = image_to_bgr(sent(image, encoding, padding, big))
     assert read.shape == image.shape and read.dtype == np.uint8
-    if sent.ndim == 2 and not encoding.startswith("bayer"):
-        expected, tolerance = np.repeat(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], 3, axis=2), 0
-    elif encoding.startswith("bayer"):
-        expected, tolerance = image, 4  # the mosaic of a smooth scene; a wrong pattern is off by 50 and more
-    elif encoding.startswith("yu") or encoding == "uyvy":
-        expected, tolerance = image, 40  # video range against full range; swapped chroma is off by more than 60
-    else:
-        expected, tolerance = image, 0
+    expected, tolerance = image, 0
+    name = SAME.get(encoding, encoding)
+    if name.startswith("mono"):
+        expected = np.repeat(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], 3, axis=2)
+    elif name.startswith("bayer"):
+        tolerance = 4  # the mosaic of a smooth scene; a wrong pattern is off by 50 and more
+    elif name.startswith(("yuv", "nv")):
+        tolerance = 40  # video range against full range; swapped chroma is off by more than 60
     inner = slice(2, -2)  # a mosaic is only guessed at the border
     assert np.abs(read[inner, inner].astype(int) - expected[inner, inner]).max() <= tolerance
+
+
+def test_encodings_are_those_of_ros() -> None:
+    """Every image encoding with colours that sensor_msgs names, besides types that hold other things than images."""
+    named = "rgb bgr rgba bgra mono bayer_rggb bayer_bggr bayer_gbrg bayer_grbg".split()
+    assert {f"{name}{bits}" for name in named for bits in (8, 16)} <= set(ENCODINGS)
+    assert {"yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21", "nv24", "8UC1", "8UC3", "16UC1"} <= set(ENCODINGS)
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24"])
+def test_planes_give_the_colours_of_packed_yuv(encoding: str) -> None:
+    """The same brightness and the same colours for both pixels of a pair: the formula is that of UYVY."""
+    rng = np.random.default_rng(0)
+    y, u, v = rng.integers(0, 256, (8, 12), np.uint8), *rng.integers(0, 256, (2, 4, 6), np.uint8)
+    wide_u, wide_v = (plane.repeat(2, 0).repeat(2, 1) for plane in (u, v))
+    chroma = np.where(np.arange(12) % 2 == 0, wide_u, wide_v)
+    expected = cv2.cvtColor(np.stack([chroma, y], axis=-1), cv2.COLOR_YUV2BGR_UYVY)
+    if encoding == "nv24":
+        colours = np.stack([wide_u, wide_v], axis=-1).reshape(16, 12)
+    else:
+        colours = np.stack([u, v] if encoding == "nv12" else [v, u], axis=-1).reshape(4, 12)
+    msg = message(np.vstack([y, colours]), encoding, 4)
+    msg.height = 8
+    np.testing.assert_array_equal(image_to_bgr(msg), expected)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +146,9 @@ def broken(**changes: object) -> Image:
 @pytest.mark.parametrize(
     "msg, words",
     [
-        (broken(encoding="nv21"), ["'nv21'", "bgr8"]),
+        (broken(encoding="h264"), ["'h264'", "bgr8"]),
+        (broken(encoding="nv12", height=5), ["8 x 5", "even"]),
+        (broken(encoding="nv12", height=2), ["144 bytes", "step 24 x 3 rows"]),
         (broken(encoding=""), ["''", "bgr8"]),
         (broken(width=0), ["0 x 6"]),
         (broken(height=0), ["8 x 0"]),
@@ -147,3 +186,31 @@ def test_compressed_images() -> None:
 def test_truncated_compressed_image_is_refused(suffix: str, keep: float) -> None:
     with pytest.raises(ImageError):
         image_to_bgr(compressed(scene(), suffix, keep))
+
+
+def test_compressed_images_are_not_turned_and_of_two_kinds() -> None:
+    image = scene(40, 30)
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    tiff = b"II*\0\x08\0\0\0" + b"\x01\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0" + bytes(4)  # orientation 6
+    exif = b"\xff\xe1" + (8 + len(tiff)).to_bytes(2, "big") + b"Exif\0\0" + tiff
+    turned = CompressedImage(format="jpeg", data=array.array("B", jpeg[:2] + exif + jpeg[2:]))
+    assert np.asarray(cv2.imdecode(np.array(turned.data), cv2.IMREAD_COLOR)).shape == (40, 30, 3), "turned by EXIF"
+    assert image_to_bgr(turned).shape == (30, 40, 3)
+    bitmap = CompressedImage(format="bmp", data=array.array("B", cv2.imencode(".bmp", image)[1].tobytes()))
+    with pytest.raises(ImageError, match="no JPEG or PNG"):
+        image_to_bgr(bitmap)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("size", [(1, 1), (64, 48), (333, 777)])
+def test_size_is_read_before_anything_is_decoded(suffix: str, size: tuple[int, int]) -> None:
+    data = cv2.imencode(suffix, scene(*size))[1].tobytes()
+    assert compressed_size(data) == size
+    assert compressed_size(data[:5]) is None
+
+
+def test_a_picture_that_claims_to_be_huge_is_not_decoded() -> None:
+    png = bytearray(cv2.imencode(".png", scene())[1].tobytes())
+    png[16:24] = (30_000).to_bytes(4, "big") * 2
+    with pytest.raises(ImageError, match="30000 x 30000 px, of which at most 100000000"):
+        image_to_bgr(CompressedImage(format="png", data=array.array("B", bytes(png))))
