@@ -48,7 +48,8 @@ NOTHING = FrameResult((), 0, 0, FrameState.UNKNOWN)  # known of an image that ga
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What messages say about the loaded models; calibration_error: why the configured one is not used."""
+    """What messages say about the loaded models; calibration_error: why the configured one is not used;
+    backend_problem: why it is not the configured, or the fastest, backend that runs them."""
 
     model: str
     detector: str
@@ -59,16 +60,17 @@ class ModelFacts:
     calibration_hash: str = ""
     calibration_error: str = ""
     delta: float = math.nan
+    backend_problem: str = ""
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> ModelFacts:
         pose, detector = pipeline.pose, pipeline.detector
         calibration = pipeline.calibration
         return cls(
-            pose.info.name, detector.info.name, pose.session.backend,
+            pose.info.name, detector.info.name, pipeline.backend,
             file_sha256(pose.path), file_sha256(detector.path),
             pipeline.calibration_id, calibration.sha256 if calibration else "", pipeline.calibration_error,
-            calibration.delta if calibration and calibration.kind == "pac" else math.nan,
+            calibration.delta if calibration and calibration.kind == "pac" else math.nan, pipeline.backend_problem,
         )  # fmt: skip
 
 
@@ -238,8 +240,9 @@ class Channel:
             Status(
                 header=header, sequence=self.status_sequence, state=int(state), age_ms=age_ms,
                 received=stats.received, processed=stats.processed, dropped=stats.dropped, errors=stats.errors,
-                message=facts.calibration_error or stats.last_error, model_hash=facts.model_hash,
-                detector_hash=facts.detector_hash, calibration_hash=facts.calibration_hash,
+                message=facts.calibration_error or stats.last_error or facts.backend_problem,
+                model_hash=facts.model_hash, detector_hash=facts.detector_hash,
+                calibration_hash=facts.calibration_hash,
             )
         )  # fmt: skip
         self.status_sequence += 1
@@ -255,8 +258,8 @@ class Channel:
             level, message = DiagnosticStatus.WARN, f"no image on {self.node.resolve_topic_name(self.prefix + 'image')}"
         elif state == FrameState.UNKNOWN:
             level, message = DiagnosticStatus.ERROR, facts.calibration_error or stats.last_error or "no usable result"
-        elif "failed" in facts.backend:
-            level, message = DiagnosticStatus.WARN, facts.backend
+        elif facts.backend_problem:
+            level, message = DiagnosticStatus.WARN, facts.backend_problem
         else:
             level, message = DiagnosticStatus.OK, state.name
         p50, p99 = stats.age_percentiles()
@@ -267,7 +270,7 @@ class Channel:
             "received": stats.received, "processed": stats.processed, "dropped": stats.dropped,
             "errors": stats.errors, "last error": stats.last_error,
             "camera_info": self.camera_problem or "valid", "depth": self.advisory.depth_problem or "valid",
-            "backend": facts.backend, "model": facts.model,
+            "backend": facts.backend, "backend problem": facts.backend_problem or "none", "model": facts.model,
             "model sha256": facts.model_hash, "detector": facts.detector, "detector sha256": facts.detector_hash,
             "calibration": facts.calibration_error or facts.calibration_id or "none",
         }  # fmt: skip

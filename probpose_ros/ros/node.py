@@ -19,6 +19,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from probpose_msgs.msg import SkeletonInfo
+from probpose_ros.backends import BackendError
 from probpose_ros.config import ConfigError, NodeConfig, PipelineConfig
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.ros import parameters, qos
@@ -82,11 +83,18 @@ class PoseNode(SafeLifecycleNode):
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.OUTPUT)
         self.heartbeat = Heartbeat(min(WATCH_PERIOD, 1 / self.config.status_rate), self._watch, self._on_error)
         self.get_logger().info(f"ready: {facts.detector} and {facts.model} on {facts.backend}")
+        if facts.backend_problem:
+            self.get_logger().warning(facts.backend_problem)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self.pipeline is None:
             self.get_logger().error("cannot activate: the models are with a worker that hangs; clean up and configure")
+            return TransitionCallbackReturn.FAILURE
+        try:
+            self.pipeline.resume()
+        except BackendError as error:
+            self.get_logger().error(f"cannot activate: {error}")
             return TransitionCallbackReturn.FAILURE
         self.worker = Worker(self._process, self._on_error)
         for channel in self.channels:
@@ -101,6 +109,8 @@ class PoseNode(SafeLifecycleNode):
             self.hung.append(self.worker)
             self.pipeline = None  # Still in use; freed when the worker ends.
         self.worker = None
+        if self.pipeline is not None:
+            self.pipeline.suspend()  # A node that does nothing holds no GPU memory.
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState | None) -> TransitionCallbackReturn:
@@ -153,9 +163,12 @@ class PoseNode(SafeLifecycleNode):
     def _diagnose(self) -> None:
         if self.worker is not None and (busy := self.worker.busy_for()) > HANGS:
             self._on_error(RuntimeError(f"the worker has been busy with one batch for {busy:.0f} s: it hangs"))
-        for channel in self.channels:
-            if self.pipeline is not None:  # The backend may have changed: onnxruntime in the place of TensorRT.
-                channel.facts = replace(channel.facts, backend=self.pipeline.pose.session.backend)
+        if (pipeline := self.pipeline) is not None:  # onnxruntime may have taken the place of TensorRT.
+            problem = pipeline.backend_problem
+            if problem and any(channel.facts.backend_problem != problem for channel in self.channels):
+                self.get_logger().error(problem)
+            for channel in self.channels:
+                channel.facts = replace(channel.facts, backend=pipeline.backend, backend_problem=problem)
         msg = DiagnosticArray(status=[channel.diagnostics() for channel in self.channels])
         msg.header.stamp = self.get_clock().now().to_msg()
         self.diagnostics.publish(msg)
