@@ -1,15 +1,21 @@
-# make demo [SOURCE=video, image, folder or camera index]    make test [PYTEST_ARGS=...]    make lint    make docs    make clean
+# make demo [SOURCE=video, image, folder, bag or camera index]    make test [PYTEST_ARGS=...]    make lint    make docs
+# make test-matrix [ROWS="humble 3.13"]    make clean
 # Everything is installed into .venv by PYTHON (3.10 to 3.13), once; the files .venv/.* remember what is done.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check install
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-matrix lint docs clean
 
 demo: .venv/.package
 	.venv/bin/python -m probpose_ros.demo $(if $(SOURCE),--source "$(SOURCE)")
 
 test: .venv/.test
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+# The run time without torch, in environments of their own (.venv-*): Python 3.10 to 3.13, the NumPy and OpenCV of Humble
+# and Jazzy, and today's.
+test-matrix:
+	$(PYTHON) test/matrix.py $(ROWS) $(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
 
 lint: .venv/.test
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -19,7 +25,7 @@ docs: .venv/.docs
 	@echo "read out/site/index.html"
 
 clean:
-	rm -rf .venv .colcon
+	rm -rf .venv .venv-* .colcon
 
 .venv/.requirements: requirements/demo.txt requirements/ros.txt
 	$(PYTHON) -m venv .venv

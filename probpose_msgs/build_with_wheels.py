@@ -16,16 +16,22 @@ from pathlib import Path
 
 PREFIX = Path(sys.prefix)
 PACKAGE = Path(__file__).resolve().parent
-SCRATCH = PACKAGE.parent / ".colcon"
+SCRATCH = PACKAGE.parent / ".colcon" / PREFIX.name
 
 
 def use_own_paths() -> None:
-    """The wheels' exported CMake files carry the paths of the machine that built them; put ours in their place."""
+    """The wheels' exported CMake files carry the paths of the machine that built them; put ours in their place.
+
+    They name the headers of NumPy 2, too, which lie elsewhere in NumPy 1.
+    """
+    import numpy
+
     own = {"include": sysconfig.get_path("include"), "site-packages": sysconfig.get_path("platlib")}
     foreign = re.compile(r"/opt/python/cp3\d+-cp3\d+/(?:(include)/python3\.\d+|lib/python3\.\d+/(site-packages))")
     for file in PREFIX.glob("share/*/cmake/*.cmake"):
         text = file.read_text()
         ours = foreign.sub(lambda match: own[match[1] or match[2]], text)
+        ours = re.sub(r"[^\";]*/numpy/_?core/include", numpy.get_include(), ours)
         if ours != text:
             file.write_text(ours)
 
