@@ -7,7 +7,7 @@ the params file. Never uses the network.
 import os
 
 import yaml
-from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.events import Shutdown, matches_action
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
@@ -24,12 +24,12 @@ PARAMETERS = {
     "cameras": "several cameras in one node, for example front,rear: topics <namespace>/<camera>/image, .../keypoints",
     "model": "pose model: name of a bundled model or path of an ONNX file",
     "detector": "person detector: name of a bundled model or path of an ONNX file",
-    "backend": "auto, tensorrt or onnxruntime",
+    "backend": "auto, tensorrt, onnxruntime or openvino",
 }
 TOPICS = {
     "image_topic": "image to use instead of <namespace>/image; with several cameras {camera} stands for the name",
-    "camera_info_topic": "camera_info to use instead of <namespace>/camera_info; needed for markers",
-    "depth_topic": "depth image aligned to the image (reserved: this version does not use depth)",
+    "camera_info_topic": "camera_info to use instead of <namespace>/camera_info; needed for markers and metres",
+    "depth_topic": "depth image aligned to the image, 16UC1 mm or 32FC1 m; gives zones a measured distance",
 }
 
 
@@ -80,8 +80,6 @@ def start(context) -> list:
         when_configured("unconfigured", OpaqueFunction(function=give_up)),
         change(Transition.TRANSITION_CONFIGURE),
     ]
-    if given["depth_topic"]:
-        actions.append(LogInfo(msg=f"depth_topic:={given['depth_topic']} is ignored: this version does not use depth"))
     if given["rviz"] == "true":
         prefix = "/".join(["", *filter(None, [namespace, *cameras[:1]])])  # of several cameras, the first
         actions.append(
@@ -147,7 +145,7 @@ def node_parameters(params_file: str, namespace: str) -> dict:
 def remappings(given: dict, cameras: list) -> list:
     """Relative input topics -> the topics of the arguments."""
     made = []
-    for name in ("image", "camera_info"):
+    for name in ("image", "camera_info", "depth"):
         topic = given[f"{name}_topic"]
         if topic and not cameras:
             made.append((name, topic))

@@ -87,13 +87,16 @@ class Options:
         return cls(**values)
 
 
+BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino")
+
+
 @dataclass(frozen=True)
 class PipelineConfig(Options):
     """Image -> people."""
 
     detector: str = option("person_detector", "Person detector: name of a bundled model, or path of an ONNX file")
     model: str = option("probpose_small", "Pose model: name of a bundled model, or path of an ONNX file")
-    backend: str = option("auto", "What runs the networks", choices=("auto", "tensorrt", "onnxruntime"))
+    backend: str = option("auto", "What runs the networks", choices=BACKENDS)
     allow_fallback: bool = option(
         False, "Let onnxruntime on the CPU take over, with an error in the log, where TensorRT is missing or fails"
     )
@@ -213,6 +216,9 @@ class NodeConfig(Options):
         False, "zone_cloud and zone_poses: use zones that promise nothing too; false: the whole view in their place",
         runtime=True,
     )  # fmt: skip
+    hri: bool = option(
+        False, "Publish REP 155's /humans/bodies/... too (needs hri_msgs); joints beyond the image are lost there"
+    )
     marker_lifetime: float = option(
         0.3, "Seconds a marker stays without renewal", minimum=0.05, maximum=10.0, runtime=True
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -9,8 +12,16 @@ from onnx.reference import ReferenceEvaluator
 from tiny_models import POSE_INFO, person_image, write_tiny_pose
 
 from probpose_ros.backends import BackendError, load
+from probpose_ros.config import PipelineConfig
 from probpose_ros.model_info import METADATA_KEY, from_json
 from probpose_ros.models import find_model, model_names
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def backend(request):
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="openvino is optional: pip install openvino")
+    return request.param
 
 
 def test_outputs_agree_with_the_reference_evaluator(tiny_pose_model):
@@ -24,8 +35,35 @@ def test_outputs_agree_with_the_reference_evaluator(tiny_pose_model):
         np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
 
 
-def test_session_describes_itself(tiny_detector_model):
-    session = load(tiny_detector_model, "onnxruntime", threads=1)
+@pytest.mark.parametrize("name", [PipelineConfig().model, PipelineConfig().detector])
+def test_bundled_models_say_the_same_on_every_backend(name, backend):
+    expected, session = load(find_model(name), "onnxruntime", 1), load(find_model(name), backend)
+    assert session.backend == backend and session.metadata == expected.metadata
+    _, height, width, _ = session.inputs["image"].shape
+    crops = np.stack([cv2.resize(person_image((100, 10 + i, 220, 230)), (width, height)) for i in range(3)])
+    for batch in (1, 3):
+        found = session.run(crops[:batch])
+        for output, values in expected.run(crops[:batch]).items():
+            np.testing.assert_allclose(found[output], values, rtol=1e-3, atol=1e-3, err_msg=output)
+
+
+def test_results_stay_when_the_session_runs_again(tiny_detector_model, backend):
+    session = load(tiny_detector_model, backend)
+    dark, bright = np.zeros((1, 160, 160, 3), np.uint8), person_image((40, 40, 100, 120), size=(160, 160))[None]
+    first = session.run(dark)["scores"]
+    assert session.run(np.concatenate([bright, dark]))["scores"].max() > 0.5  # another batch size, too
+    session.run(bright)
+    assert not first.any()
+
+
+def test_without_openvino_the_error_says_what_to_do(tiny_pose_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BackendError, match="openvino cannot be imported .*; run: pip install openvino"):
+        load(tiny_pose_model, "openvino")
+
+
+def test_session_describes_itself(tiny_detector_model, backend):
+    session = load(tiny_detector_model, backend, threads=1)
     assert from_json(session.metadata[METADATA_KEY], "detector", "").name == "tiny_detector"
     assert session.inputs["image"].shape == ("B", 160, 160, 3)
     assert session.inputs["image"].dtype == np.uint8
@@ -56,7 +94,7 @@ def test_truncated_file(tmp_path, tiny_pose_model):
 
 
 def test_unknown_backend(tiny_pose_model):
-    with pytest.raises(BackendError, match="backend = 'cuda': must be one of auto, tensorrt, onnxruntime"):
+    with pytest.raises(BackendError, match="backend = 'cuda': must be one of auto, tensorrt, onnxruntime, openvino"):
         load(tiny_pose_model, "cuda")
 
 

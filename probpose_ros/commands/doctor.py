@@ -48,6 +48,7 @@ MODULES: dict[str, tuple[str, str, bool]] = {
     "pycocotools": ("evaluating", TRAINING, False),
     "jinja2": ("reports", TRAINING, False),
     "matplotlib": ("reports", TRAINING, False),
+    "openvino": ("the backend openvino, for 8-bit models on CPUs", "pip install openvino", False),
     "tensorrt": (
         "networks on an NVIDIA GPU", "on a Jetson: sudo apt install python3-libnvinfer, and a virtual environment with "
         "--system-site-packages; elsewhere: pip install tensorrt", False,
