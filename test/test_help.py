@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from pathlib import Path
 
 import pytest
 
-from probpose_ros.cli import make_parser
+from probpose_ros.cli import main, make_parser
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -60,3 +61,29 @@ def test_paragraphs_follow_the_width_and_examples_do_not(monkeypatch: pytest.Mon
     text = COMMANDS["doctor"].format_help()
     assert max(map(len, text.splitlines())) <= 60
     assert "\n  probpose doctor" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "nothing.jpg"], "nothing.jpg: no such file, folder or camera index"),
+        (["run", "{empty}"], "no images in this folder"),
+        (["train", "--config", "{recipe}"], "network.widths = 3: must be a list"),
+        (["import-checkpoint", "{text}", "--out", "{empty}"], "not a file of plain tensors (torch cannot read it)"),
+        (["export", "{text}", "--out", "a.onnx"], "pickled objects are never loaded"),
+        (["build-engine", "nix", "--dry-run"], "model 'nix' is not bundled"),
+        (["evaluate", "--annotations", "{text}", "--images", "{empty}", "--out", "{empty}"], "not JSON"),
+        (["calibrate", "--annotations", "a.json", "--images", "a", "--out", "b.json"], "must end in .calibration.json"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    available(words[0])
+    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "recipe.yaml").write_text("task: pose\nnetwork: {widths: 3}\ndata: {root: .}\n")
+    (tmp_path / "empty").mkdir()
+    places = {"text": tmp_path / "text.pth", "recipe": tmp_path / "recipe.yaml", "empty": tmp_path / "empty"}
+    assert main([word.format(**places) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("probpose: error: ") and told in error and error.count("\n") == 1

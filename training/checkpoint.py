@@ -105,7 +105,8 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # a file of other bytes makes the unpickler raise almost anything
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).split("\n", 1)[0])
+        # torch's own advice is to load it anyway, so its words are kept only where they name an object.
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "torch cannot read it")
         raise ValueError(
             f"{path}: not a file of plain tensors ({reason.strip()}); pickled objects are never loaded. "
             "If you trust the file, load it where it came from and save its 'state_dict' alone"

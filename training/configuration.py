@@ -48,6 +48,8 @@ def build(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
         hint = hints[name]
         if typing.get_origin(hint) is tuple and isinstance(value, list):
             values[name] = tuple(value)
+        elif typing.get_origin(hint) is tuple and not isinstance(value, tuple):
+            raise ValueError(f"{where}.{name} = {value!r}: must be a list")
         elif hint is float and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
         elif hint in (int, float, bool, str) and type(value) is not hint:

@@ -1,4 +1,14 @@
-"""``probpose build-engine``: an ONNX model -> a TensorRT engine in the user's cache, compared with onnxruntime."""
+"""``probpose build-engine``: an ONNX model -> a TensorRT engine in the user's cache, compared with onnxruntime.
+
+Takes minutes, shows its progress, and has to be done once on each machine: engines do not travel to another GPU or
+TensorRT. The node never builds; it uses the engine that fits, or says which command makes it.
+
+examples:
+  probpose build-engine probpose_small --images photos     # compared on your photographs before it is admitted
+  probpose build-engine probpose_small --images photos --precision int8 --calibration-images others
+  probpose build-engine person_detector --max-people 1 --no-compare
+  probpose build-engine probpose_small --dry-run           # what would be done
+"""
 
 from __future__ import annotations
 
