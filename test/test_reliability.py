@@ -9,9 +9,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,39 @@ import pytest
 from poisoned_models import DETECTOR_GREYS, GREYS, poisoned
 
 pytestmark = pytest.mark.ros
-from rclpy.event_handler import SubscriptionEventCallbacks  # noqa: E402, I001
+from fault_bench import (  # noqa: E402
+    BAD,
+    LIMIT,
+    NAMES,
+    RATE,
+    WAIT,
+    Camera,
+    FaultBench,
+    Image,
+    PersonPoseArray,
+    Row,
+    Status,
+    info,
+    node_process,
+    scene,
+)  # fmt: skip
+from rclpy.event_handler import SubscriptionEventCallbacks  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from test_calibration import example  # noqa: E402
+
+from probpose_ros.config import PipelineConfig  # noqa: E402
+from probpose_ros.pipeline import Pipeline  # noqa: E402
 from probpose_ros.ros import qos  # noqa: E402
-from fault_bench import BAD, LIMIT, NAMES, Camera, FaultBench, PersonPoseArray, Row, Status, info, scene  # noqa: E402
 
 ROUNDS = int(os.environ.get("RELIABILITY_ROUNDS", "1"))
-SLACK = 1.5  # s that a busy machine may add to the 0.1 s allowed
 FROZEN = 0.2  # s, the node's frozen_after
+
+
+def slack() -> float:
+    """Seconds that the machine may add to what is allowed: more where others keep it busy."""
+    return 1.5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 FAULTY = str(Path(__file__).parent / "faulty_node.py")
 
 
@@ -98,7 +126,7 @@ def suffer(
         last = max(sent.at for sent in good if sent.stamp in answered)
         since = last if silent else min(sent.at for sent in camera.sent if not sent.good and sent.at > last)
         row.said_ms.append(1e3 * max(0.0, reached - since - detect))
-        assert row.said_ms[-1] <= 1e3 * (0.1 + SLACK)
+        assert row.said_ms[-1] <= 1e3 * (0.1 + slack())
 
         again = {sent.stamp: sent.at for sent in good if sent.at > ended}
         answers = [heard for heard in bench.heard["keypoints"] if heard.stamp in again]
@@ -254,6 +282,7 @@ class Subscriber:
     """Hears of the node's death through the heartbeat's QoS, as docs/reliability.md recommends."""
 
     def __init__(self, bench: FaultBench) -> None:
+        self.bench = bench
         self.late: list[float] = []
         self.dead: list[float] = []
         bench.listen(
@@ -268,9 +297,13 @@ class Subscriber:
         if event.alive_count == 0:
             self.dead.append(time.monotonic())
 
-
-def first_after(times: list[float], moment: float) -> float | None:
-    return next((at for at in times if at > moment), None)
+    def notice(self, row: Row, moment: float) -> None:
+        """Waits until the node's end at that moment is noticed; writes down how long it took."""
+        for times, taken in ((self.late, row.said_ms), (self.dead, row.lost_ms)):
+            self.bench.process, process = None, self.bench.process  # it may be dead while we wait
+            at = self.bench.until(lambda t=times: [at for at in t if at > moment], "deadline, liveliness")[0]
+            self.bench.process = process
+            taken.append(1e3 * (at - moment))
 
 
 def killed_and_restarted(models: tuple[Path, Path], row: Row, rounds: int) -> None:
@@ -288,16 +321,13 @@ def killed_and_restarted(models: tuple[Path, Path], row: Row, rounds: int) -> No
             bench.process.kill()
             killed = time.monotonic()
             bench.process.wait()
-            bench.process = None
-            bench.until(lambda k=killed: first_after(subscriber.dead, k), "liveliness lost")
-            row.said_ms.append(1e3 * (first_after(subscriber.late, killed) - killed))
-            row.note_ms.append(1e3 * (first_after(subscriber.dead, killed) - killed))
+            subscriber.notice(row, killed)
             assert not [h for h in bench.heard["zones"] if h.at > killed + 0.5]
         assert camera.sent[-1].at > killed
         assert len(os.listdir("/dev/shm")) - before < 20, "shared memory of the dead is left behind"
     finally:
         bench.close()
-    assert max(row.said_ms) < 1e3 * (0.3 + SLACK) and max(row.note_ms) < 1e3 * (0.6 + SLACK)
+    assert max(row.said_ms) < 1e3 * (0.3 + slack()) and max(row.lost_ms) < 1e3 * (0.6 + slack())
 
 
 def test_killed_and_restarted(models: tuple[Path, Path], rows: list[Row]) -> None:
@@ -309,3 +339,227 @@ def test_killed_and_restarted(models: tuple[Path, Path], rows: list[Row]) -> Non
 def test_killed_and_restarted_50_times(models: tuple[Path, Path], rows: list[Row]) -> None:
     rows.append(Row("Process", "killed (SIGKILL) and started again", "the kill", "no status: deadline missed"))
     killed_and_restarted(models, rows[-1], 50)
+
+
+def test_the_whole_process_stands_still(models: tuple[Path, Path], rows: list[Row]) -> None:
+    row = Row("Process", "stopped as a whole (SIGSTOP)", "the stop", "no status: deadline missed")
+    rows.append(row)
+    for bench, _ in running(FaultBench(*models)):
+        subscriber = Subscriber(bench)
+        for _ in range(ROUNDS):
+            bench.healthy()
+            bench.process.send_signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            subscriber.notice(row, stopped)
+            bench.process.send_signal(signal.SIGCONT)
+            woken = time.monotonic()
+            row.recovered_ms.append(1e3 * (bench.next("keypoints", woken, (PersonPoseArray.OK,)).at - woken))
+    assert max(row.said_ms) < 1e3 * (0.3 + slack())
+
+
+def test_qos_mismatch_is_said_aloud(models: tuple[Path, Path], rows: list[Row], tmp_path: Path) -> None:
+    row = Row("Process", "camera's QoS does not match", "the camera's first publisher")
+    rows.append(row)
+    overrides = {"qos_overrides./probpose/image.subscription.reliability": "reliable"}
+    log = tmp_path / "stderr"
+    with log.open("w") as stderr:
+        bench = FaultBench(*models, **overrides)
+        try:
+            bench.start(stderr=stderr)
+            bench.next("status", 0.0, BAD)
+            best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+            bench.client.create_publisher(Image, "image", best_effort)
+            began = time.monotonic()
+            hint = "qos_overrides./probpose/image.subscription.reliability"
+            bench.until(lambda: hint in log.read_text(), "the line with the fix")
+            heard = bench.until(lambda: [h for h in bench.heard["status"] if hint in h.message.message], "status")
+            row.said_ms.append(1e3 * (heard[0].at - began))
+            camera = bench.camera()  # a reliable one
+            back = bench.next("keypoints", began, (PersonPoseArray.OK,))
+            assert {h.state for h in bench.heard["status"] if h.at < back.at} <= {*BAD, PersonPoseArray.OK}
+            assert {h.state for h in bench.heard["status"] if h.at < camera.sent[0].at} == {PersonPoseArray.UNKNOWN}
+            row.states = "UNKNOWN"
+            row.recovered_ms.append(1e3 * (back.at - camera.sent[0].at))
+        finally:
+            bench.close()
+
+
+def check_bounded(ages_ms: list[float], times: list[float]) -> None:
+    """An image waits for one batch at most and is in the next: its age is about two batches, however long it goes on.
+
+    Were images to queue at 3 x the load, the last of 20 would be some 13 batches old.
+    """
+    assert len(ages_ms) == len(times) >= 20
+    assert np.median(ages_ms[-8:]) < 1e3 * 6 * np.median(np.diff(times))
+
+
+def test_ten_times_too_many_images(node: tuple[FaultBench, Camera], rows: list[Row]) -> None:
+    """The node takes 0.2 s an image; the camera sends 50 a second."""
+    bench, camera = node
+    bench.healthy()
+    bench.send("slow 0.2")
+    camera.rate = 50.0
+    began = time.monotonic()
+    try:
+        bench.until(lambda: sum(h.at > began for h in bench.heard["keypoints"]) >= 25, "25 results")
+    finally:
+        camera.rate = RATE
+        bench.send("slow 0")
+    heard = [h for h in bench.heard["keypoints"] if h.at > began][5:]
+    ages = [h.message.age_ms for h in heard]
+    assert 2 not in {h.state for h in heard}
+    check_bounded(ages, [h.at for h in heard])
+    status = [h.message for h in bench.heard["status"] if h.at > began]
+    received, dropped = (getattr(status[-1], name) - getattr(status[0], name) for name in ("received", "dropped"))
+    assert dropped > 0.5 * received
+    median, worst = np.percentile(ages, [50, 100])
+    rows.append(Row("Load", "publisher at 10 x the node's rate", "-", "OK (STALE beyond 3 frame times)",
+                    note=f"age p50 {median:.0f} ms, max {worst:.0f} ms at 200 ms an image; "
+                    f"{dropped} of {received} images dropped and counted"))  # fmt: skip
+
+
+def test_four_cameras_at_three_times_the_load(models: tuple[Path, Path], rows: list[Row]) -> None:
+    """50 ms an image makes 20 a second; each of four cameras sends 15. Then one of them breaks, one falls silent."""
+    names = ["front", "rear", "left", "right"]
+    bench = FaultBench(*models, program=FAULTY, cameras=names)
+    try:
+        bench.start()
+        for name in names:
+            bench.listen(f"{name}/keypoints", PersonPoseArray)
+            bench.listen(f"{name}/status", Status)
+        cameras = {name: bench.camera(f"{name}/image", rate=15.0) for name in names}
+        bench.until(lambda: all(len(bench.heard[f"{name}/keypoints"]) > 3 for name in names), "all cameras")
+        bench.send("slow 0.05")
+        time.sleep(1.0)
+        began = time.monotonic()
+
+        def since(name: str, topic: str = "keypoints") -> list[Any]:
+            return [h for h in list(bench.heard[f"{name}/{topic}"]) if h.at > began]
+
+        bench.until(lambda: min(len(since(name)) for name in names) >= 25, "25 results of each")
+        ages = {name: [h.message.age_ms for h in since(name)][:25] for name in names}
+        counts = [len(since(name)) for name in names]
+        for name in names:
+            check_bounded(ages[name], [h.at for h in since(name)][:25])
+        assert max(counts) <= 1.5 * min(counts), counts
+        worst = {name: max(values) for name, values in ages.items()}
+        rows.append(Row("Load", "four cameras at 3 x the load", "-", "OK (STALE beyond 3 frame times)",
+                        note="age p50 / max in ms at 50 ms an image: " + ", ".join(
+                            f"{name} {np.median(ages[name]):.0f} / {worst[name]:.0f}" for name in names)))  # fmt: skip
+
+        bench.send("slow 0")
+        cameras["front"].fault = (lambda: scene(255), changed(encoding="nonsense"))
+        cameras["rear"].fault = (lambda: scene(255), lambda msg: None)
+        began = time.monotonic()
+        bench.next("front/keypoints", began, (PersonPoseArray.UNKNOWN,))
+        bench.next("rear/status", began, BAD)
+        began = time.monotonic()
+        bench.until(lambda: min(len(since(name)) for name in ("left", "right")) >= 20, "the others go on")
+        assert not since("rear") and {h.state for h in since("front")} == {PersonPoseArray.UNKNOWN}
+        assert {h.state for h in since("left") + since("right")} <= {PersonPoseArray.OK, PersonPoseArray.STALE}
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_within_a_second_even_if_the_worker_hangs(number: int, models: tuple[Path, Path], rows: list[Row]) -> None:
+    for bench, _ in running(FaultBench(*models, program=FAULTY)):
+        bench.healthy()
+        bench.send("hang")
+        bench.next("status", time.monotonic(), (PersonPoseArray.UNKNOWN,))
+        bench.process.send_signal(number)
+        sent = time.monotonic()
+        assert bench.process.wait(timeout=60) == 0
+        took = time.monotonic() - sent
+        bench.process = None
+    assert took < 1.0 + slack()
+    note = f"ended {took:.2f} s after the signal, status 0"
+    rows.append(Row("Process", f"{signal.Signals(number).name} while the worker hangs", "-", "ends", note=note))
+
+
+START_UP = {
+    "model file missing": (lambda detector, pose, folder: {"model": folder / "none.onnx"}, "none.onnx"),
+    "model file corrupt": (lambda detector, pose, folder: {"model": cut(pose, folder)}, "cannot load it"),
+    "model file is no model": (lambda detector, pose, folder: {"model": text(folder)}, "cannot load it"),
+    "detector in the model's place": (lambda detector, pose, folder: {"model": detector}, "'detector' model"),
+    "model in the detector's place": (lambda detector, pose, folder: {"detector": pose}, "pose"),
+}  # fmt: skip
+
+
+def cut(path: Path, folder: Path) -> Path:
+    made = folder / "cut.onnx"
+    made.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return made
+
+
+def text(folder: Path) -> Path:
+    made = folder / "text.onnx"
+    made.write_text("this is no model")
+    return made
+
+
+@pytest.mark.parametrize("fault", START_UP)
+def test_a_node_that_cannot_start_says_why(
+    fault: str, models: tuple[Path, Path], rows: list[Row], tmp_path: Path
+) -> None:
+    change, words = START_UP[fault]
+    parameters = {"detector": models[0], "model": models[1], **change(*models, tmp_path)}
+    bench = FaultBench(parameters.pop("detector"), parameters.pop("model"), **parameters)
+    try:
+        process = bench.start(stderr=subprocess.PIPE)
+        errors = process.communicate(timeout=WAIT)[1]
+        bench.process = None
+        assert process.returncode == 1 and "Traceback" not in errors, errors
+        assert len([line for line in errors.splitlines() if words in line]) == 1, errors
+        assert not [heard for heard in bench.heard["zones"] if heard.state not in BAD]
+    finally:
+        bench.close()
+    rows.append(Row("Start", fault, "-", "no node", note="one line that says why, exit status 1"))
+
+
+@pytest.mark.parametrize("fault", ["missing", "corrupt", "of another model"])
+def test_a_calibration_that_cannot_be_used(
+    fault: str, models: tuple[Path, Path], rows: list[Row], tmp_path: Path
+) -> None:
+    """The node runs on, and nothing it says can be taken for calibrated, or for free."""
+    path = tmp_path / "a.calibration.json"
+    if fault == "of another model":
+        config = PipelineConfig(detector=str(models[0]), model=str(models[1]))
+        path.write_text(example(replace(Pipeline(config).subject, model_sha256="0" * 64)).to_json())
+    elif fault == "corrupt":
+        path.write_text('{"levels": [0.5')
+    row = Row("Start", f"calibration {fault}", ONE, note="until the node is started with a good one")
+    rows.append(row)
+    for bench, camera in running(FaultBench(*models, calibration=path)):
+        bench.until(lambda b=bench: len(b.heard["keypoints"]) >= 10, "results")
+        for topic in ("keypoints", "zones", "status"):
+            assert {heard.state for heard in bench.heard[topic]} <= set(BAD)
+        assert path.name in bench.heard["status"][-1].message.message
+        answered = bench.heard["keypoints"][1]
+        row.said_ms.append(1e3 * (answered.at - next(s.at for s in camera.sent if s.stamp == answered.stamp)))
+        row.states = "UNKNOWN"
+
+
+def test_disk_full_while_recording(models: tuple[Path, Path], rows: list[Row], tmp_path: Path) -> None:
+    """A file system of 300 KiB; the pose node is not affected."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs root to mount a small file system (test_recording_faults.py needs none)")
+    try:
+        for bench, _ in running(FaultBench(*models)):
+            recorder = node_process(
+                bench.domain, ["-r", "__ns:=/probpose"], {}, f"-m probpose_ros.ros.recorder --out {tmp_path}",
+                stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+            errors = recorder.communicate(timeout=2 * WAIT)[1]
+            ended = time.monotonic()
+            assert recorder.returncode == 1 and "No space left on device" in errors, errors
+            bench.healthy()
+            lines = (tmp_path / "demo.jsonl").read_text().splitlines()
+            assert lines and all("keypoints" in json.loads(line)["people"][0] for line in lines)
+            during = [h for h in bench.heard["keypoints"] if h.at < ended]
+            assert {h.state for h in during} <= {PersonPoseArray.OK, PersonPoseArray.STALE}
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    note = f"the recorder ends with the reason and status 1; its {len(lines)} lines are whole; the node goes on"
+    rows.append(Row("Process", "disk full while recording", "-", "OK", note=note))
