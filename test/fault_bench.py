@@ -239,4 +239,4 @@ class Row:
     recovered_ms: list[float] = field(default_factory=list)
     recovered_frames: list[int] = field(default_factory=list)
     note: str = ""
-    note_ms: list[float] = field(default_factory=list)
+    lost_ms: list[float] = field(default_factory=list)
