@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 DRAWS = 1000
 
@@ -33,7 +34,7 @@ def bootstrap(
         raise ValueError("bootstrap needs at least one image")
     rng = np.random.default_rng(seed)
     samples: dict[str, list[float]] = {}
-    for _ in range(draws):
+    for _ in tqdm(range(draws), desc="intervals", unit="draw", leave=False, delay=1):
         drawn = np.concatenate([indices[i] for i in rng.integers(len(indices), size=len(indices))])
         for name, value in statistic(drawn).items():
             samples.setdefault(name, []).append(value)
