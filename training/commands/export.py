@@ -61,6 +61,7 @@ def _export(args: argparse.Namespace) -> None:
 
     content = read_tensors(args.checkpoint)
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{args.out}: exporting, then running it beside torch (a large network takes a minute) ...", flush=True)
     if is_detector(content):
         detector, detector_info = load_detector(content, args.checkpoint)
         differences = export_detector(detector, detector_info, args.out, args.precision)
