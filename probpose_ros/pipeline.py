@@ -133,8 +133,12 @@ class Pipeline:
 
     def resume(self) -> None:
         """Takes what :meth:`suspend` freed; nothing if it was not suspended. BackendError if that fails."""
-        for session in filter(None, self._sessions):
-            session.resume()
+        try:
+            for session in filter(None, self._sessions):
+                session.resume()
+        except BaseException:
+            self.suspend()
+            raise
 
     @property
     def _sessions(self) -> tuple[Session | None, Session]:

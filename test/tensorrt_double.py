@@ -12,6 +12,7 @@ import ctypes
 import enum
 import json
 import subprocess
+import sys
 import tempfile
 import threading
 import weakref
@@ -26,8 +27,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
-from probpose_ros.backends import gpu_crop
+from probpose_ros.backends import cuda_graph, gpu_crop
+from probpose_ros.backends.gpu import GpuWorker
 
 RECORD = json.loads(Path(__file__).with_name("tensorrt_api.json").read_text())
 UNSUPPORTED_SM = "Target GPU SM 87 is not supported by this TensorRT release."
@@ -105,6 +108,15 @@ class Machine:
         pycuda.compiler = make_compiler(self)
         modules = {"pycuda": pycuda, "pycuda.driver": pycuda.driver, "pycuda.compiler": pycuda.compiler}
         return {"tensorrt": make_tensorrt(self), **modules}
+
+
+def install(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Puts the double in the place of what is imported, for one test."""
+    monkeypatch.setattr(GpuWorker, "_shared", None)  # What a failed test has left behind.
+    monkeypatch.setattr(cuda_graph, "driver", lambda: DriverLibrary(machine))
+    for name, module in machine.modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return machine
 
 
 class DriverLibrary:

@@ -14,14 +14,13 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from tensorrt_double import OUT_OF_MEMORY, UNSUPPORTED_SM, DriverLibrary, Machine
+from tensorrt_double import OUT_OF_MEMORY, UNSUPPORTED_SM, Machine, install
 from test_export import random_model
 from test_network import SMALL
 from tiny_models import POSE_INFO, person_image, with_changes, write_tiny_pose
 
 from probpose_ros.backends import BackendError, cuda_graph, engine, engine_network, load, tensorrt
 from probpose_ros.backends.cuda_graph import GraphError
-from probpose_ros.backends.gpu import GpuWorker
 from probpose_ros.cli import main
 from probpose_ros.config import PipelineConfig
 from probpose_ros.geometry import CropTransform
@@ -52,14 +51,6 @@ def nvcc(tmp_path, monkeypatch):
     (tmp_path / "bin/nvcc").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     return tmp_path / "bin/nvcc"
-
-
-def install(machine, monkeypatch):
-    monkeypatch.setattr(GpuWorker, "_shared", None)  # What a failed test has left behind.
-    monkeypatch.setattr(cuda_graph, "driver", lambda: DriverLibrary(machine))
-    for name, module in machine.modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    return machine
 
 
 @pytest.fixture
