@@ -145,6 +145,10 @@ class NodeConfig(Options):
         1.0, "Seconds for which a person who is not found keeps the id, to get it back when found again",
         minimum=0.0, maximum=10.0, runtime=True,
     )  # fmt: skip
+    detector_interval: int = option(
+        1, "Run the detector on every n-th image; between, boxes follow the people, and no region or zone promises "
+        "anything", minimum=1, maximum=10, runtime=True,
+    )  # fmt: skip
     track_lost: bool = option(
         False, "Also list people who are not found in the image (LOST), where they are believed to be", runtime=True
     )

@@ -66,20 +66,28 @@ class Pipeline:
         """The people of one image (H, W, 3) uint8 BGR."""
         return self.process([image])[0]
 
-    def process(self, images: Sequence[np.ndarray]) -> list[FrameResult]:
+    def process(
+        self, images: Sequence[np.ndarray], boxes: Sequence[Detections | None] | None = None
+    ) -> list[FrameResult]:
         """The people of several images, which may differ in size: all persons go through the network in one batch.
+
+        boxes: of each image, where people are believed to be, or None to run the detector on it. A calibration is one
+        of detected boxes, so nothing is valid where they are given.
 
         ``stage_ms`` of every result is the time of the whole batch.
         """
         config = self.config
         clock = StageClock()
-        detections, transforms, poses = self.poses(images, clock)
+        boxes = boxes or [None] * len(images)
+        detections, transforms, poses = self.poses(images, clock, boxes)
         frames, row = [], 0
-        for image, found, its_transforms in zip(images, detections, transforms, strict=True):
+        for image, given, found, its_transforms in zip(images, boxes, detections, transforms, strict=True):
             people = []
             for box, score, transform in zip(found.boxes, found.scores, its_transforms, strict=True):
                 people.append(self._person(box, score, transform, poses, row, config))
                 row += 1
+            if given is not None:
+                people = [_without_promises(person) for person in people]
             people.sort(key=lambda person: -person.score)
             state = FrameState.OK if people else FrameState.NO_PERSON_DETECTED
             doubt = self.calibration_error
@@ -87,17 +95,20 @@ class Pipeline:
                 doubt = doubt or "the pose network's output is nonsense (NaN, or no probabilities)"
             if doubt:
                 state = FrameState.UNKNOWN
-            frames.append(FrameResult(tuple(people), image.shape[1], image.shape[0], state, clock.stage_ms, doubt))
+            size = image.shape[1], image.shape[0]
+            frames.append(FrameResult(tuple(people), *size, state, clock.stage_ms, doubt, given is None))
         clock.lap("regions")
         return frames
 
     def poses(
-        self, images: Sequence[np.ndarray], clock: StageClock
+        self, images: Sequence[np.ndarray], clock: StageClock, boxes: Sequence[Detections | None] | None = None
     ) -> tuple[list[Detections], list[list[CropTransform]], PoseOutput]:
         """What the networks say: boxes and crops of each image, and the poses of all persons in that order."""
         for image in images:
             check_image(image)
-        detections = self.detector(images)
+        given = boxes or [None] * len(images)
+        found = iter(self.detector([image for image, its in zip(images, given, strict=True) if its is None]))
+        detections = [next(found) if its is None else its for its in given]
         clock.lap("detect")
 
         transforms = [
@@ -216,6 +227,11 @@ class Pipeline:
             states=states,
             regions=regions,
         )
+
+
+def _without_promises(person: Person) -> Person:
+    regions = person.regions
+    return replace(person, regions=regions and replace(regions, valid=np.zeros_like(regions.valid)))
 
 
 def check_image(image: np.ndarray) -> None:

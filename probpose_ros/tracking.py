@@ -76,7 +76,7 @@ class Tracker:
 
     def track(self, frame: FrameResult, time: float) -> FrameResult:
         """:meth:`update` for a whole result."""
-        return replace(frame, people=tuple(self.update(frame.people, time)))
+        return replace(frame, people=tuple(self.update(frame.people, time, frame.detected)))
 
     def lost(self) -> list[Person]:
         """People who were not in the newest image but may come back: LOST, where they are believed to be.

@@ -128,7 +128,10 @@ class Person:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """All people of one image, best first. doubt: why its state is UNKNOWN, in one line."""
+    """All people of one image, best first. doubt: why its state is UNKNOWN, in one line.
+
+    detected: False where the boxes came from earlier images, not from a detector; then no region promises anything.
+    """
 
     people: tuple[Person, ...]
     image_width: int
@@ -136,3 +139,4 @@ class FrameResult:
     state: FrameState
     stage_ms: dict[str, float] = field(default_factory=dict)
     doubt: str = ""
+    detected: bool = True

@@ -12,7 +12,7 @@ from probpose_ros import Pipeline, PipelineConfig
 from probpose_ros.config import ConfigError
 from probpose_ros.geometry import CropTransform
 from probpose_ros.pose import PoseModel
-from probpose_ros.types import FrameState, KeypointState
+from probpose_ros.types import Detections, FrameState, KeypointState
 
 LEFT, RIGHT = (40, 40, 100, 200), (200, 30, 260, 220)
 
@@ -208,3 +208,18 @@ def test_reconfigure(pipeline, config):
 def test_without_levels_there_are_no_regions(config):
     (person,) = Pipeline(replace(config, levels=[]))(person_image(LEFT)).people
     assert person.regions is None
+
+
+def test_given_boxes_take_the_detectors_place_and_promise_nothing(pipeline):
+    image, nobody = person_image(LEFT), np.zeros((50, 60, 3), np.uint8)
+    (detected,) = pipeline(image).people
+    calls, detector = [], pipeline.detector
+    pipeline.detector = lambda images: calls.append(len(images)) or detector(images)
+    boxes = Detections(detected.bbox[None] + 3, np.ones(1, np.float32))
+    followed, fresh = pipeline.process([image, nobody], [boxes, None])
+    assert calls == [1] and not followed.detected and fresh.detected
+    (person,) = followed.people
+    np.testing.assert_array_equal(person.bbox, detected.bbox + 3)
+    np.testing.assert_allclose(person.keypoints, detected.keypoints, atol=4)
+    assert not person.regions.valid.any()
+    assert fresh.state == FrameState.NO_PERSON_DETECTED

@@ -476,3 +476,30 @@ def test_thresholds_change_at_run_time(make: Callable[..., Bench]) -> None:
     assert bench.node.set_parameters([Parameter("detector_threshold", value=0.85)])[0].successful
     assert len(bench.answer(publisher, bench.image(PEOPLE)).people) == 1
     assert isinstance(bench.node.pipeline, Pipeline)
+
+
+def test_between_detections_the_boxes_follow_the_people(make: Callable[..., Bench]) -> None:
+    bench = make(detector_interval=3)
+    bench.listen_to_results()
+    pipeline: Any = bench.node.pipeline
+    calls, detector = [], pipeline.detector
+    detector_call = type(detector).__call__
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(detector, name)
+
+        def __call__(self, images: Any) -> Any:
+            calls.append(len(images))
+            return detector_call(detector, images)
+
+    pipeline.detector = Counted()
+    publisher = bench.publisher()
+    found = []
+    for i in range(7):  # Two pixels to the right in every image.
+        found.append(bench.answer(publisher, bench.image(np.roll(PEOPLE, 2 * i, axis=1))))
+    assert [len(msg.people) for msg in found] == [2] * 7
+    assert 1 <= sum(calls) <= 4  # 3, or one more where a lost image was sent again
+    assert {person.id for msg in found for person in msg.people} == {person.id for person in found[0].people}
+    moved = [np.mean([k.x for person in msg.people for k in person.keypoints]) for msg in found]
+    np.testing.assert_allclose(moved[-1] - moved[0], 12, atol=3)

@@ -29,12 +29,13 @@ from probpose_ros.ros import qos
 from probpose_ros.ros.advisory import Advisory
 from probpose_ros.ros.convert import people_message
 from probpose_ros.ros.foxglove import ImageAnnotations, image_annotations
-from probpose_ros.ros.images import bgr_to_image
 from probpose_ros.ros.geometry_input import camera_of
+from probpose_ros.ros.images import bgr_to_image
+from probpose_ros.ros.interop import Bodies, Detection2DArray, detections_message
 from probpose_ros.ros.markers import people_markers
 from probpose_ros.ros.stats import Stats, rate
 from probpose_ros.tracking import Tracker
-from probpose_ros.types import FrameResult, FrameState
+from probpose_ros.types import Detections, FrameResult, FrameState
 from probpose_ros.zones import Body, Zone
 
 try:
@@ -78,11 +79,12 @@ class Channel:
     """Publishers from the start, subscriptions between ``subscribe`` and ``unsubscribe``."""
 
     def __init__(
-        self, node: Node, name: str, config: NodeConfig, levels: list[float], facts: ModelFacts, tracker: Tracker
-    ) -> None:
+        self, node: Node, name: str, config: NodeConfig, levels: list[float], facts: ModelFacts, tracker: Tracker,
+        bodies: Bodies | None = None,
+    ) -> None:  # fmt: skip
         self.node, self.name, self.config, self.levels, self.facts = node, name, config, levels, facts
         self.prefix = f"{name}/" if name else ""
-        self.tracker = tracker
+        self.tracker, self.bodies = tracker, bodies
         self.stats = Stats(config.stale_after)
         self.camera: Camera | None = None
         # The executor's thread says what is wrong with camera_info, the worker's whether it fits the images: each in a
@@ -91,6 +93,7 @@ class Channel:
         self._info_changed = ""
         self._check = InputCheck()
         self.sequence = self.status_sequence = 0
+        self._since_detection = 0  # images
         self.header = Header()  # of the newest image
         # The zones are published by the worker and, once they are late, by the heartbeat: one at a time.
         self._zones_lock = threading.Lock()
@@ -109,6 +112,10 @@ class Channel:
         if ImageAnnotations is not None:
             self.annotations = create(ImageAnnotations, self.prefix + "annotations", qos.OUTPUT)
             self.publishers.append(self.annotations)
+        self.detections = None  # where vision_msgs is not installed
+        if Detection2DArray is not None:
+            self.detections = create(Detection2DArray, self.prefix + "detections", qos.OUTPUT)
+            self.publishers.append(self.detections)
         self.subscriptions: list[Any] = []
 
     def subscribe(self, put: Callable[[Channel, Any], bool]) -> None:
@@ -149,6 +156,17 @@ class Channel:
         self.unsubscribe()
         for publisher in self.publishers:
             self.node.destroy_publisher(publisher)
+
+    def expected(self, msg: Image | CompressedImage) -> Detections | None:
+        """Where the people are believed to be in an image between two detections; None: it is the detector's turn."""
+        if self.config.detector_interval == 1:
+            return None
+        boxes = self.tracker.boxes(Time.from_msg(msg.header.stamp).nanoseconds / 1e9)
+        self._since_detection += 1
+        if self._since_detection >= self.config.detector_interval or not len(boxes):
+            self._since_detection = 0
+            return None
+        return Detections(boxes, np.ones(len(boxes), np.float32))
 
     def answer(
         self, msg: Image | CompressedImage, image: np.ndarray | None, result: FrameResult | Exception, taken: float
@@ -199,6 +217,10 @@ class Channel:
         polygons = [zone.polygon for zone in zones if zone.part == "person"]
         if self.annotations is not None and self.annotations.get_subscription_count():
             self.annotations.publish(image_annotations(result, polygons, header, self.config.drawn_level))
+        if self.detections is not None and self.detections.get_subscription_count():
+            self.detections.publish(detections_message(result, header))
+        if self.bodies is not None:
+            self.bodies.publish(self.name, result, header)
         if camera and self.markers.get_subscription_count():
             self.markers.publish(people_markers(result, zones, header, camera, self.config))
         if image is not None and self.overlay.get_subscription_count():

@@ -28,11 +28,12 @@ from probpose_ros.ros.convert import skeleton_message
 from probpose_ros.ros.cv_bridge import cv_bridge_reader
 from probpose_ros.ros.heartbeat import Heartbeat
 from probpose_ros.ros.images import ImageError, image_to_bgr
+from probpose_ros.ros.interop import Bodies
 from probpose_ros.ros.lifecycle import SafeLifecycleNode
 from probpose_ros.ros.worker import Worker
 from probpose_ros.tracking import Tracker
 from probpose_ros.transport import transport_environment
-from probpose_ros.types import FrameResult
+from probpose_ros.types import Detections, FrameResult
 
 STOP_TIMEOUT = 0.7  # seconds for the frame in hand when deactivating; the whole process has to end within 1 s
 WATCH_PERIOD = 0.02  # seconds: within this a state that has changed is published, whatever the worker does
@@ -52,6 +53,7 @@ class PoseNode(SafeLifecycleNode):
         self.pipeline_config, self.config = parameters.declare(self)
         parameters.on_change(self, self._reconfigure)
         self.pipeline: Pipeline | None = None
+        self.bodies: Bodies | None = None
         self._ids = count(1)  # of people; of all cameras, for the node's whole life
         self.channels: list[Channel] = []
         self.worker: Worker | None = None
@@ -68,6 +70,7 @@ class PoseNode(SafeLifecycleNode):
             self.pipeline = pipeline = Pipeline(self.pipeline_config)
             warm_up(pipeline)
             self._read = cv_bridge_reader() if self.config.cv_bridge else image_to_bgr
+            self.bodies = Bodies(self) if self.config.hri else None
         except Exception as error:  # each backend has exceptions of its own
             self.get_logger().fatal(f"cannot configure: {error or type(error).__name__}")
             self.pipeline = None
@@ -75,7 +78,7 @@ class PoseNode(SafeLifecycleNode):
         facts = ModelFacts.of(pipeline)
         levels = self.pipeline_config.levels
         self.channels = [
-            Channel(self, name, self.config, levels, facts, Tracker(self.config.track_keep, self._ids))
+            Channel(self, name, self.config, levels, facts, Tracker(self.config.track_keep, self._ids), self.bodies)
             for name in self.config.cameras or [""]
         ]
         self.skeleton = self.create_publisher(SkeletonInfo, "skeleton_info", qos.LATCHED)
@@ -120,9 +123,11 @@ class PoseNode(SafeLifecycleNode):
             self.destroy_publisher(self.diagnostics)
         for channel in self.channels:
             channel.destroy()
+        if self.bodies is not None:
+            self.bodies.destroy()
         if self.pipeline is not None:
             self.pipeline.close()
-        self.channels, self.heartbeat, self.pipeline = [], None, None
+        self.channels, self.heartbeat, self.pipeline, self.bodies = [], None, None, None
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState | None = None) -> TransitionCallbackReturn:
@@ -140,7 +145,8 @@ class PoseNode(SafeLifecycleNode):
                 batch.append((channel, msg, arrived, self._read(msg)))
             except (ImageError, MemoryError) as error:
                 channel.answer(msg, None, error, arrived)
-        results = _results(pipeline, [image for *_, image in batch]) if pipeline and batch else []
+        images, boxes = [image for *_, image in batch], [channel.expected(msg) for channel, msg, *_ in batch]
+        results = _results(pipeline, images, boxes) if pipeline and batch else []
         for (channel, msg, arrived, image), result in zip(batch, results):
             if worker is None or worker.stopping:
                 return
@@ -185,14 +191,16 @@ class PoseNode(SafeLifecycleNode):
             self.get_logger().error(f"{type(error).__name__}: {error}", throttle_duration_sec=5.0)
 
 
-def _results(pipeline: Pipeline, images: list[np.ndarray]) -> list[FrameResult | Exception]:
+def _results(
+    pipeline: Pipeline, images: list[np.ndarray], boxes: list[Detections | None]
+) -> list[FrameResult | Exception]:
     """A result or an exception for every image: one camera's fault does not stop the others."""
     try:
-        return list(pipeline.process(images))
+        return list(pipeline.process(images, boxes) if any(boxes) else pipeline.process(images))
     except Exception as error:
         if len(images) == 1:
             return [error]
-        return [_results(pipeline, [image])[0] for image in images]
+        return [_results(pipeline, [image], [its])[0] for image, its in zip(images, boxes)]
 
 
 def warm_up(pipeline: Pipeline) -> None:
