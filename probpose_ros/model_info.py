@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from probpose_ros.untrusted import parse_json
+
 METADATA_KEY = "probpose"
 FORMAT_VERSION = 1
+MAX_SIDE = 4096  # px, of an input or a map
+MAX_NAME = 200  # characters; the name goes into every message
 
 
 class ModelInfoError(ValueError):
@@ -69,9 +74,9 @@ def from_json(text: str | None, kind: str, path: str) -> Any:
     if text is None:
         raise ModelInfoError(f"{path}: no {METADATA_KEY!r} metadata; make the file with 'probpose export'")
     try:
-        values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata is not JSON ({error})") from None
+        values = parse_json(text, nan=True)  # a metric of the card may be NaN
+    except ValueError as error:
+        raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata is {error}") from None
     if not isinstance(values, dict):
         found = type(values).__name__
         raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata must be a JSON object, got {found}")
@@ -84,23 +89,40 @@ def from_json(text: str | None, kind: str, path: str) -> Any:
     cls = {"pose": PoseInfo, "detector": DetectorInfo}[kind]
     known = {spec.name for spec in fields(cls)}
     if unknown := sorted(set(values) - known):
-        raise ModelInfoError(f"{path}: unknown metadata {', '.join(unknown)}")
+        raise ModelInfoError(f"{path}: unknown metadata {', '.join(unknown)[:80]}")
     for name in ("input_size", "map_size"):
         if name in values:
             size = values[name]
-            if not (isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size)):
-                raise ModelInfoError(f"{path}: {name} must be [width, height] in px, got {size!r}")
+            sides = size if isinstance(size, list) and len(size) == 2 else [None]
+            if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+                raise ModelInfoError(f"{path}: {name} must be [width, height] in px, got {_short(size)}")
             values[name] = tuple(size)
     if values.get("map_window") is not None:
         window = values["map_window"]
-        if not (isinstance(window, list) and len(window) == 4 and all(isinstance(v, (int, float)) for v in window)):
-            raise ModelInfoError(f"{path}: map_window must be [x_min, y_min, x_max, y_max] in crop px, got {window!r}")
+        corners: list[Any] = window if isinstance(window, list) and len(window) == 4 else [None]
+        if not all(_is_number(corner) and abs(corner) <= 10 * MAX_SIDE for corner in corners):
+            raise ModelInfoError(
+                f"{path}: map_window must be [x_min, y_min, x_max, y_max] in crop px, got {_short(window)}"
+            )
         values["map_window"] = tuple(window)
     kinds: dict[str, Any] = {"str": str, "float": (int, float), "dict[str, Any]": dict}
     for spec in fields(cls):
         if spec.name in values and not isinstance(values[spec.name], kinds.get(str(spec.type), object)):
-            raise ModelInfoError(f"{path}: {spec.name} must be of type {spec.type}, got {values[spec.name]!r}")
+            raise ModelInfoError(f"{path}: {spec.name} must be of type {spec.type}, got {_short(values[spec.name])}")
+        if spec.type == "float" and spec.name in values and not (_is_number(v := values[spec.name]) and 0 < v <= 100):
+            raise ModelInfoError(f"{path}: {spec.name} must be a number above 0 and at most 100, got {_short(v)}")
+    if not (name := values.get("name", "")).isprintable() or len(name) > MAX_NAME:
+        raise ModelInfoError(f"{path}: name must be at most {MAX_NAME} printable characters, got {_short(name)}")
     try:
         return cls(**values)
     except TypeError as error:
         raise ModelInfoError(f"{path}: incomplete metadata ({error})") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

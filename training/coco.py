@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 
 from probpose_ros.codec import AREA_PER_BOX
 from probpose_ros.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
+from probpose_ros.untrusted import parse_json, read_bytes
 from probpose_training.crop_augmentation import UNLABELLED
+
+MAX_BYTES = 2_000_000_000  # COCO's own largest keypoint file has 240 million
+MAX_SIDE = 100_000  # px of an image
+MAX_COORDINATE = 1e7  # px
 
 # Why an annotation is not a usable person.
 CROWD = "crowd"
@@ -116,9 +120,9 @@ def read_coco(path: str | Path) -> CocoKeypoints:
     """
     path = Path(path)
     try:
-        raw = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CocoError(f"{path}: not JSON ({error})") from None
+        raw = parse_json(read_bytes(path, MAX_BYTES))
+    except ValueError as error:
+        raise CocoError(f"{path}: {error}") from None
     return parse_coco(raw, str(path))
 
 
@@ -148,8 +152,9 @@ def parse_coco(raw: dict, name: str = "annotations") -> CocoKeypoints:
         if annotation["id"] in seen:
             raise CocoError(f"{where}: this id occurs twice")
         seen.add(annotation["id"])
-        if annotation.get("image_id") not in images:
-            raise CocoError(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
+        image_id = annotation.get("image_id")
+        if not isinstance(image_id, int) or image_id not in images:
+            raise CocoError(f"{where}: image_id {_short(image_id)} is not among the images")
         if person_categories is not None and annotation.get("category_id") not in person_categories:
             left_out[annotation["id"]] = OTHER_CATEGORY
             continue
@@ -197,19 +202,23 @@ def read_image(folder: str | Path, entry: ImageEntry) -> np.ndarray:
     return image
 
 
-def _person_categories(raw: dict, name: str) -> set[int] | None:
+def _person_categories(raw: dict, name: str) -> list[int] | None:
     """Ids of the person category; None when the file does not list categories."""
     categories = raw.get("categories")
     if not categories:
         return None
+    if not isinstance(categories, list) or not all(isinstance(category, dict) for category in categories):
+        raise CocoError(f"{name}: categories must be a list of objects, got {_short(categories)}")
     persons = [category for category in categories if category.get("name") == "person"]
     if not persons:
-        raise CocoError(f"{name}: no category 'person'; there are {[c.get('name') for c in categories]}")
+        raise CocoError(f"{name}: no category 'person'; there are {_short([c.get('name') for c in categories])}")
     for category in persons:
         names = category.get("keypoints")
-        if names is not None and tuple(names) != KEYPOINT_NAMES:
-            raise CocoError(f"{name}: keypoints must be the 17 of COCO in COCO's order, got {names}")
-    return {category["id"] for category in persons}
+        if names is not None and (not isinstance(names, (list, tuple)) or tuple(names) != KEYPOINT_NAMES):
+            raise CocoError(f"{name}: keypoints must be the 17 of COCO in COCO's order, got {_short(names)}")
+        if not isinstance(category.get("id"), int):
+            raise CocoError(f"{name}: the category 'person' has no whole number 'id'")
+    return [category["id"] for category in persons]
 
 
 def _image(entry: dict, where: str) -> ImageEntry:
@@ -217,9 +226,14 @@ def _image(entry: dict, where: str) -> ImageEntry:
         raise CocoError(f"{where} must be an object, got {type(entry).__name__}")
     for key, kind in (("id", int), ("file_name", str), ("width", int), ("height", int)):
         if not isinstance(entry.get(key), kind):
-            raise CocoError(f"{where}: {key} must be {kind.__name__}, got {entry.get(key)!r}")
-    if entry["width"] < 1 or entry["height"] < 1:
-        raise CocoError(f"{where}: size must be at least 1 x 1 px, got {entry['width']} x {entry['height']}")
+            raise CocoError(f"{where}: {key} must be {kind.__name__}, got {_short(entry.get(key))}")
+    if not (1 <= entry["width"] <= MAX_SIDE and 1 <= entry["height"] <= MAX_SIDE):
+        raise CocoError(
+            f"{where}: size must be at least 1 x 1 and at most {MAX_SIDE} px, got {entry['width']} x {entry['height']}"
+        )
+    file = PurePath(entry["file_name"])
+    if file.is_absolute() or ".." in file.parts or "\0" in entry["file_name"]:
+        raise CocoError(f"{where}: file_name must be a path below the images' folder, got {_short(entry['file_name'])}")
     return ImageEntry(entry["id"], entry["file_name"], entry["width"], entry["height"])
 
 
@@ -235,8 +249,8 @@ def _person(annotation: dict, where: str) -> dict[str, np.ndarray]:
     area = annotation.get("area")
     if area is None:
         area = AREA_PER_BOX * w * h
-    if not isinstance(area, (int, float)) or not np.isfinite(area) or area < 0:
-        raise CocoError(f"{where}: area must be a number >= 0, got {area!r}")
+    if not isinstance(area, (int, float)) or not 0 <= area <= MAX_COORDINATE**2:
+        raise CocoError(f"{where}: area must be a number >= 0, got {_short(area)}")
     weights, pad = np.ones(k), np.full(k, np.nan)
     if "keypoint_weights" in annotation:
         weights = _numbers(annotation, "keypoint_weights", k, where)
@@ -256,13 +270,16 @@ def _person(annotation: dict, where: str) -> dict[str, np.ndarray]:
 
 
 def _numbers(annotation: dict, key: str, count: int, where: str) -> np.ndarray:
-    try:
-        values = np.array(annotation[key], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
-        values = np.array([np.nan])
-    if values.shape != (count,) or not np.isfinite(values).all():
-        raise CocoError(f"{where}: {key} must be {count} finite numbers, got {annotation.get(key)!r}")
-    return values
+    values = annotation.get(key)
+    numbers = values if isinstance(values, (list, tuple)) and len(values) == count else [None]
+    if not all(isinstance(v, (int, float)) and abs(v) <= MAX_COORDINATE for v in numbers):
+        raise CocoError(f"{where}: {key} must be {count} finite numbers, got {_short(values)}")
+    return np.array(numbers, dtype=np.float64)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _reason_to_skip(annotation: dict, person: dict[str, np.ndarray], image: ImageEntry) -> str | None:

@@ -87,6 +87,9 @@ def load(path: str | Path, backend: str = "auto", threads: int = 0, allow_fallba
         raise FileNotFoundError(f"{path}: no such model file")
     if backend not in BACKENDS:
         raise BackendError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    from probpose_ros.backends.onnx_file import check_onnx
+
+    check_onnx(path)
     if backend == "openvino":
         from probpose_ros.backends.openvino import OpenVinoSession
 
