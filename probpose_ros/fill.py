@@ -13,29 +13,42 @@ import numpy as np
 from probpose_ros.camera import Camera, view_corners
 from probpose_ros.zones import RangeSource, Zone
 
-MOST_POINTS = 4000
+MOST_POINTS = 4000  # of a message; more only where so many people leave fewer than FEWEST_POINTS for a zone
+FEWEST_POINTS = 300
 NEAREST = 0.05  # m, where filling begins at the camera
 FAR_AWAY = 100.0  # m, corners of a view in which nobody was detected
 
 
-def fill(rays: np.ndarray, near: float, far: float, spacing: float) -> np.ndarray:
+def fill(rays: np.ndarray, near: float, far: float, spacing: float, most: int = MOST_POINTS) -> np.ndarray:
     """(N, 3) m: layers from near to far of a frustum over a convex polygon of rays (V, 2), each a grid and the corners.
 
-    spacing: m between neighbours; more where that would give more than MOST_POINTS.
+    spacing: m between neighbours; less close to the camera, more where that would give more than ``most`` points.
     """
     low, high = rays.min(axis=0), rays.max(axis=0)
     near = max(near, NEAREST)
     far = max(far, near + 1e-3)
-    # Columns at the far end, layers from near to far: a bound of the count, and the spacing that keeps it.
-    while np.prod(np.ceil((high - low) * far / spacing) + 1) * (np.ceil((far - near) / spacing) + 1) > MOST_POINTS:
-        spacing *= 1.25
+    coarse = 1.0
+    while True:
+        depths = [near]
+        while depths[-1] < far:
+            depths.append(depths[-1] + coarse * _step(depths[-1], spacing))
+        depths[-1] = far
+        columns = [1 + np.ceil((high - low) * z / (coarse * _step(z, spacing))).astype(int) for z in depths]
+        if sum(nx * ny + len(rays) for nx, ny in columns) <= most:
+            break
+        coarse *= 1.25
     layers = []
-    for z in np.linspace(near, far, int(np.ceil((far - near) / spacing)) + 1):
-        x, y = (np.linspace(a, b, int(np.ceil((b - a) * z / spacing)) + 1) for a, b in zip(low, high))
+    for z, (nx, ny) in zip(depths, columns):
+        x, y = np.linspace(low[0], high[0], nx), np.linspace(low[1], high[1], ny)
         grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         grid = np.concatenate([grid[_inside(grid, rays)], rays])
         layers.append(np.column_stack([grid, np.ones(len(grid))]) * z)
     return np.concatenate(layers)
+
+
+def _step(z: float, spacing: float) -> float:
+    """m between points at z: a quarter of the way to the camera where that is less than the spacing."""
+    return min(spacing, max(z / 4, NEAREST))
 
 
 def fill_zones(zones: Sequence[Zone], reach: float, spacing: float) -> np.ndarray:
@@ -45,14 +58,13 @@ def fill_zones(zones: Sequence[Zone], reach: float, spacing: float) -> np.ndarra
     """
     parts = {zone.part for zone in zones} != {"person"}
     chosen = [zone for zone in zones if not parts or zone.part != "person"]
-    return np.concatenate([_fill_zone(zone, reach, spacing) for zone in chosen])
-
-
-def _fill_zone(zone: Zone, reach: float, spacing: float) -> np.ndarray:
-    assert zone.rays is not None
-    if zone.source == RangeSource.UNKNOWN:
-        return fill(zone.rays, 0.0, reach, spacing)
-    return fill(zone.rays, zone.near, zone.far, spacing)
+    most = max(MOST_POINTS // len(chosen), FEWEST_POINTS)
+    clouds = []
+    for zone in chosen:
+        assert zone.rays is not None
+        near, far = (zone.near, zone.far) if zone.source != RangeSource.UNKNOWN else (0.0, reach)
+        clouds.append(fill(zone.rays, near, far, spacing, most))
+    return np.concatenate(clouds)
 
 
 def wall(camera: Camera, reach: float, spacing: float) -> np.ndarray:

@@ -38,7 +38,7 @@ def camera_of(info: CameraInfo, rectified: bool) -> Camera:
 
 
 def depth_values(msg: Image) -> np.ndarray:
-    """(h, w) uint16 in mm or float32 in m of a depth image; shares memory with the message. ValueError if it is none."""
+    """(h, w) uint16 in mm or float32 in m; may share memory with the message. ValueError if it is no depth image."""
     if msg.encoding not in DEPTH_TYPES:
         raise ValueError(f"depth encoding {msg.encoding!r}: must be 16UC1 (mm) or 32FC1 (m)")
     kind = np.dtype(DEPTH_TYPES[msg.encoding])
