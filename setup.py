@@ -29,12 +29,16 @@ setup(
     package_dir={"probpose_training": "training"},
     package_data={"probpose_training": ["configs/*.yaml", "*.yaml"]},
     data_files=[
+        # The definitions by which bags are written and read where ROS is missing.
+        (f"share/{NAME}/probpose_msgs/msg", sorted(glob("probpose_msgs/msg/*.msg"))),
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         *((f"share/{NAME}/{folder}", sorted(glob(f"{folder}/*.*"))) for folder in ("launch", "config", "models")),
     ],
     install_requires=["numpy>=1.21", "onnxruntime", "opencv-python>=4.5", "PyYAML", "scipy", "tqdm"],
     extras_require={
+        "bags": ["rosbags"],
+        "test": ["hypothesis", "onnx", "pytest"],  # by pytest's name here colcon test knows what runs the tests
         "training": "jinja2 lightning-fabric matplotlib onnx pycocotools tensorboard torch".split(),
     },
     zip_safe=False,

@@ -7,10 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tiny_models import write_tiny_detector, write_tiny_pose
 
-# A robot, and the matrix of Pythons, have no torch: there the tests of training are left out as whole files.
-TRAINING = {"torch", "probpose_training", "pycocotools"}
+# A robot has no torch, and onnx only from pip: there, test files that import what is missing are left out as a whole.
+NEEDS = {
+    "torch": {"torch", "probpose_training", "pycocotools"},
+    "onnx": {"onnx", "tiny_models", "tensorrt_double", "poisoned_models"},
+}
 
 
 def _imports(file: Path) -> set[str]:
@@ -24,20 +26,22 @@ def _imports(file: Path) -> set[str]:
     return found
 
 
-collect_ignore: list[str] = []
-if find_spec("torch") is None:
-    collect_ignore += [file.name for file in sorted(Path(__file__).parent.glob("*.py")) if _imports(file) & TRAINING]
+_missing = [library for library in NEEDS if find_spec(library) is None]
+_unwanted = {name for library in _missing for name in NEEDS[library]}
+collect_ignore = [file.name for file in sorted(Path(__file__).parent.glob("test_*.py")) if _imports(file) & _unwanted]
 
 
 def pytest_report_header() -> str:
-    return f"without torch: {len(collect_ignore)} test files of training are left out" if collect_ignore else ""
+    return f"without {', '.join(_missing)}: {len(collect_ignore)} test files are left out" if _missing else ""
 
 
 @pytest.fixture(scope="session")
 def tiny_detector_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_detector(tmp_path_factory.mktemp("models") / "tiny_detector.onnx")
+    models = pytest.importorskip("tiny_models", reason="the tests' models are made with onnx (pip install onnx)")
+    return models.write_tiny_detector(tmp_path_factory.mktemp("models") / "tiny_detector.onnx")
 
 
 @pytest.fixture(scope="session")
 def tiny_pose_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_pose(tmp_path_factory.mktemp("models") / "tiny_pose.onnx")
+    models = pytest.importorskip("tiny_models", reason="the tests' models are made with onnx (pip install onnx)")
+    return models.write_tiny_pose(tmp_path_factory.mktemp("models") / "tiny_pose.onnx")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +80,30 @@ def test_a_node_that_cannot_run_fails_the_launch(arguments):
     pairs = [tuple(argument.split(":=")) for argument in arguments]
     service.include_launch_description(launch.actions.IncludeLaunchDescription(source, launch_arguments=pairs))
     assert service.run() == 1
+
+
+def test_rviz_looks_at_the_nodes_topics(pose):
+    given = dict.fromkeys([*pose.PARAMETERS, *pose.TOPICS], "")
+    assert pose.rviz_topics({**given, "namespace": "probpose"}, []) == []
+    given.update(namespace="/robot/", image_topic="/camera/image_raw", camera_info_topic="info")
+    assert pose.rviz_topics(given, []) == ["--image", "/camera/image_raw", "--camera-info", "/robot/info"]
+    given.update(image_topic="/{camera}/image", camera_info_topic="")
+    assert pose.rviz_topics(given, ["front", "rear"]) == ["--image", "/front/image"]
+
+
+def test_the_launched_node_answers_and_ends_cleanly(tmp_path):
+    """launch_testing, as a process of its own: its pytest plugin does not run under every pytest."""
+    pytest.importorskip("launch_testing", reason=REASON)
+    pytest.importorskip("onnx", reason="the tests' models are made with onnx (pip install onnx)")
+    command = [sys.executable, "-m", "launch_testing.launch_test", str(ROOT / "test/launch_pose_node.py")]
+    paths = [str(ROOT), str(ROOT / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "ROS_DOMAIN_ID": str(random.randint(1, 100)),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_LOG_DIR": str(tmp_path),
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ran 3 tests" in done.stderr and "Ran 2 tests" in done.stderr  # running and after the shutdown
