@@ -113,7 +113,15 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold a dict, got {type(content).__name__}")
+    for key, value in {**content, **_mapping(content.get("state_dict"))}.items():
+        # A tensor may be a view that repeats one number without end; copied, it fills the memory.
+        if isinstance(value, Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {key} claims {tuple(value.shape)}, which is more than the file holds")
     return content
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def infer_config(state: Mapping[str, Tensor], heads: int, path: Path | str) -> NetworkConfig:
