@@ -163,3 +163,11 @@ def test_our_loader_sends_official_files_to_import(tmp_path):
     torch.save(tiny_state(), tmp_path / "official.pth")
     with pytest.raises(ValueError, match="probpose import-checkpoint"):
         load_checkpoint(tmp_path / "official.pth")
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds(tmp_path):
+    path = tmp_path / "bomb.pth"
+    torch.save({"state_dict": {"backbone.pos_embed": torch.zeros(1).expand(1, 10**6, 10**6)}}, path)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(ValueError, match="backbone.pos_embed claims .* more than the file holds"):
+        import_checkpoint(path)
