@@ -9,7 +9,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matrix
 import pytest
+import yaml
 
 import probpose_ros
 from probpose_ros import cli
@@ -165,3 +167,38 @@ def test_the_run_time_starts_without_torch_and_without_ros() -> None:
     code = "import sys, probpose_ros; probpose_ros.Pipeline; print({'torch', 'rclpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_linters_of_pre_commit_are_those_of_make_lint() -> None:
+    hooks = [
+        hook
+        for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+        for hook in repo["hooks"]
+    ]
+    pinned = (ROOT / "requirements/test.txt").read_text().splitlines()
+    used = {package for hook in hooks for package in hook.get("additional_dependencies", [])}
+    assert used and used <= set(pinned)
+    assert {"ruff-check", "ruff-format", "mypy"} <= {hook["id"] for hook in hooks}
+
+
+def test_the_workflows_call_what_is_there() -> None:
+    """actionlint checks their language; this, that commands and Pythons are the package's."""
+    text = "\n".join(file.read_text() for file in (ROOT / ".github/workflows").glob("*.yml"))
+    targets = set(re.findall(r"^([\w./-]+):(?!=)", (ROOT / "Makefile").read_text(), re.M))
+    called = set(re.findall(r"run: make ([\w./-]+)", text))
+    assert {"test", "test-matrix", "docs"} <= called <= targets
+    pythons = {python for python, _ in matrix.ROWS.values()}
+    assert set(re.findall(r'"(3\.\d+)"', text)) <= pythons and "[humble, jazzy]" in text
+    assert set(re.findall(r"row: (\w+)", text)) <= set(matrix.ROWS)
+
+
+def test_package_xml_names_only_what_rosdep_knows() -> None:
+    """The keys are those looked up in rosdistro (base.yaml, python.yaml, the lists of Humble and Jazzy)."""
+    known = {
+        "python3-hypothesis", "python3-numpy", "python3-onnxruntime-pip", "python3-opencv", "python3-pytest",
+        "python3-scipy", "python3-skimage", "python3-tqdm", "python3-yaml",
+    }  # fmt: skip
+    keys = {element.text or "" for element in package_xml(".") if element.tag.endswith("depend")}
+    assert {key for key in keys if key.startswith("python3-")} <= known
+    own = {name for name in keys if name.endswith(("_msgs", "_interfaces"))} | {"rclpy"}
+    assert keys - known - own == {"launch", "launch_ros", "launch_testing"}
