@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 DOMAINS = itertools.count(random.randint(1, 80))  # one for each bench: several live side by side
 RATE = 30.0
 LIMIT = 0.1  # s, the node's stale_after
-WAIT = 60.0  # s, for busy machines; every wait ends as soon as it may
+WAIT = 180.0  # s, for busy machines; every wait ends as soon as it may
 BAD = (PersonPoseArray.STALE, PersonPoseArray.UNKNOWN)
 NAMES = {0: "UNKNOWN", 1: "OK", 2: "NO_PERSON_DETECTED", 3: "STALE"}
 RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -84,9 +84,17 @@ class Camera:
         self.fault: tuple[Callable[[], np.ndarray], Callable[[Any], Any]] | None = None
         self.normal: Callable[[Any], Any] = lambda msg: msg
         self.sent: list[Sent] = []
+        self.running = threading.Event()
+        self.running.set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def change(
+        self, pixels: Callable[[], np.ndarray], alter: Callable[[Any], Any]
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Functions that begin and end a fault."""
+        return lambda: setattr(self, "fault", (pixels, alter)), lambda: setattr(self, "fault", None)
 
     def send_infos(self) -> None:
         """From now on with every image a camera_info that fits it."""
@@ -103,6 +111,8 @@ class Camera:
     def _run(self) -> None:
         due = time.monotonic()
         while not self._stop.wait(max(0.0, due - time.monotonic())):
+            if not self.running.wait(0.1):
+                continue
             fault = self.fault
             pixels, alter = fault or (lambda: scene(255), self.normal)
             header = Header(stamp=self.node.get_clock().now().to_msg(), frame_id="cam")
@@ -200,6 +210,19 @@ class FaultBench:
 
         return self.until(found, f"{topic} with a state of {states}")
 
+    def settle(self, began: float, states: tuple[int, ...], still: float = 0.3) -> float:
+        """Waits until everything said since ``began`` is BAD for a while, the status one of ``states``; since when."""
+
+        def settled() -> float | None:
+            recent = {topic: self.heard[topic][-99:] for topic in ("status", "zones", "keypoints")}
+            last_good = max([began, *(h.at for heard in recent.values() for h in heard if h.state not in BAD)])
+            first_bad = [[h.at for h in recent[topic] if h.at > last_good] for topic in ("status", "zones")]
+            if time.monotonic() - last_good < still or not all(first_bad):
+                return None
+            return max(times[0] for times in first_bad) if self.heard["status"][-1].state in states else None
+
+        return self.until(settled, f"status and zones of {states}")
+
     def healthy(self, count: int = 5) -> None:
         """Waits until the newest ``count`` results and the status are OK."""
 
@@ -240,3 +263,4 @@ class Row:
     recovered_frames: list[int] = field(default_factory=list)
     note: str = ""
     lost_ms: list[float] = field(default_factory=list)
+    load: float = field(default_factory=lambda: os.getloadavg()[0])
