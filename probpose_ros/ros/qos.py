@@ -71,7 +71,7 @@ def no_image_hint(node: Node, topic: str, config: NodeConfig) -> str:
         for kind in found:
             if f"sensor_msgs/msg/{kind}" in types:
                 offers = {p.qos_profile.reliability.name.lower() for p in node.get_publishers_info_by_topic(candidate)}
-                if offers and not candidate.endswith("/overlay"):
+                if offers and not candidate.endswith(("/overlay", "/depth")):
                     found[kind].append(f"{candidate} ({', '.join(sorted(offers))})")
     if found[wanted]:
         best = found[wanted][0].split(" ")[0]
