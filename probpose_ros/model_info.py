@@ -82,14 +82,14 @@ def from_json(text: str | None, kind: str, path: str) -> Any:
         raise ModelInfoError(f"{path}: the {METADATA_KEY!r} metadata must be a JSON object, got {found}")
     if values.get("format_version") != FORMAT_VERSION:
         raise ModelInfoError(
-            f"{path}: format_version {values.get('format_version')!r}; this version reads {FORMAT_VERSION}"
+            f"{path}: format_version {_short(values.get('format_version'))}; this version reads {FORMAT_VERSION}"
         )
     if values.get("kind") != kind:
-        raise ModelInfoError(f"{path}: this is a {values.get('kind')!r} model; a {kind!r} model is needed here")
+        raise ModelInfoError(f"{path}: this is a {_short(values.get('kind'))} model; a {kind!r} model is needed here")
     cls = {"pose": PoseInfo, "detector": DetectorInfo}[kind]
     known = {spec.name for spec in fields(cls)}
     if unknown := sorted(set(values) - known):
-        raise ModelInfoError(f"{path}: unknown metadata {', '.join(unknown)[:80]}")
+        raise ModelInfoError(f"{path}: unknown metadata {' '.join(', '.join(unknown).split())[:80]}")
     for name in ("input_size", "map_size"):
         if name in values:
             size = values[name]
