@@ -165,8 +165,8 @@ def test_camera_info_and_depth(data: st.DataObject) -> None:
         assert str(error) and "\n" not in str(error)
     depth = SimpleNamespace(
         encoding=data.draw(st.sampled_from(["16UC1", "32FC1", "mono16", "bgr8"])), width=data.draw(st.integers(0, 5)),
-        height=data.draw(st.integers(0, 5)), step=data.draw(st.integers(0, 24)), data=data.draw(st.binary(max_size=120)),
-        is_bigendian=data.draw(st.integers(0, 1)),
+        height=data.draw(st.integers(0, 5)), step=data.draw(st.integers(0, 24)),
+        is_bigendian=data.draw(st.integers(0, 1)), data=data.draw(st.binary(max_size=120)),
     )  # fmt: skip
     try:
         assert depth_values(depth).shape == (depth.height, depth.width)
