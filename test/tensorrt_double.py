@@ -110,6 +110,17 @@ class Machine:
         return {"tensorrt": make_tensorrt(self), **modules}
 
 
+def exact_session(model: bytes) -> onnxruntime.InferenceSession:
+    """onnxruntime that computes QuantizeLinear and DequantizeLinear as they stand.
+
+    By itself it merges them into integer operators, and where their scales are half it then computes something else.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def install(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Puts the double in the place of what is imported, for one test."""
     monkeypatch.setattr(GpuWorker, "_shared", None)  # What a failed test has left behind.
@@ -492,7 +503,7 @@ def make_tensorrt(machine: Machine) -> ModuleType:
     class Engine:
         def __init__(self, shapes: dict, model: bytes, logger: ILogger) -> None:
             self.shapes, self.logger = shapes, logger
-            self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+            self.session = exact_session(model)
             types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
             self.tensors = {
                 node.name: (mode, np.dtype(types[node.type]), [d if isinstance(d, int) else -1 for d in node.shape])

@@ -22,6 +22,7 @@ from tiny_models import POSE_INFO, person_image, with_changes, write_tiny_pose
 from probpose_ros.backends import BackendError, cuda_graph, engine, engine_network, load, tensorrt
 from probpose_ros.backends.cuda_graph import GraphError
 from probpose_ros.cli import main
+from probpose_ros.commands import doctor
 from probpose_ros.config import PipelineConfig
 from probpose_ros.geometry import CropTransform
 from probpose_ros.pipeline import Pipeline
@@ -402,6 +403,27 @@ def test_memory_that_runs_out_on_resume_is_freed(machine, model):
     assert session.run(CROPS)["keypoints"].shape == (5, 17, 2)
     session.close()
     assert_nothing_left(machine)
+
+
+def test_doctor_says_what_the_gpu_lacks(machine, monkeypatch):
+    """Without engines, with them, and with a TensorRT that does not know the GPU (10.13.3 on an Orin)."""
+    config = PipelineConfig()
+
+    def findings():
+        return {finding.name: finding for finding in doctor._gpu()}
+
+    found = findings()
+    assert found["GPU"].ok and "Orin (sm_87, CUDA 12.6, TensorRT 10.3.0, 8192 MB)" in found["GPU"].found
+    assert found["nvcc"].ok and found["TensorRT's kernels"].ok
+    assert not found["pose engine"].ok and "probpose build-engine" in found["pose engine"].fix
+    assert not found["crop kernel"].ok and found["crop kernel"].fix.startswith("probpose build-engine")
+    assert build(config.model) == 0
+    found = findings()
+    assert found["pose engine"].ok and "fp16, batch 1 to 2" in found["pose engine"].found
+    assert found["crop kernel"].ok and not found["detector engine"].ok
+    machine.sm_supported = False
+    found = findings()
+    assert UNSUPPORTED_SM in found["TensorRT's kernels"].found and "JetPack" in found["TensorRT's kernels"].fix
 
 
 # --- what is refused, and what happens then

@@ -299,6 +299,16 @@ def build(network_file: bytes, name: str, options: BuildOptions, timing_cache: P
     return bytes(plan)
 
 
+def probe_gpu() -> None:
+    """EngineError if the installed TensorRT builds nothing for this GPU; a few seconds."""
+    trt = import_tensorrt()
+    logger = make_logger(trt)
+    try:
+        check_gpu(trt, trt.Builder(logger), logger)
+    except (RuntimeError, TypeError) as error:
+        raise EngineError(f"TensorRT {trt.__version__} failed: {_reason(logger, error)}") from None
+
+
 def check_gpu(trt: Any, builder: Any, logger: Any) -> None:
     """Builds one identity layer: a TensorRT without kernels for this GPU says so here, not minutes later."""
     network = builder.create_network(_network_flags(trt, hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")))

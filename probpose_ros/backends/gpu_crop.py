@@ -63,19 +63,25 @@ def kernel_path(sm: int, folder: Path | None = None) -> Path:
     return (folder or cache_dir()) / f"crop-sm{sm}-{hashlib.sha256(SOURCE.encode()).hexdigest()[:12]}.cubin"
 
 
+def find_nvcc() -> Path | None:
+    """CUDA's compiler: in the PATH, or where JetPack puts it."""
+    candidates = (shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc")
+    return next((Path(path) for path in candidates if path and Path(path).is_file()), None)
+
+
 def compile_kernel(sm: int) -> Path:
     """Compiles the kernel into the engine cache; EngineError if that cannot be done here."""
     path = kernel_path(sm)
     if path.is_file():
         return path
     cuda = import_pycuda()
-    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    if not Path(nvcc).is_file():
+    nvcc = find_nvcc()
+    if nvcc is None:
         raise EngineError("nvcc of the CUDA toolkit is not there (sudo apt install nvidia-jetpack)")
     from pycuda.compiler import compile as nvcc_compile
 
     try:
-        cubin = nvcc_compile(SOURCE, nvcc=nvcc, no_extern_c=True, arch=f"sm_{sm}", cache_dir=False)
+        cubin = nvcc_compile(SOURCE, nvcc=str(nvcc), no_extern_c=True, arch=f"sm_{sm}", cache_dir=False)
     except (cuda.Error, OSError) as error:
         raise EngineError(f"nvcc does not compile the crop kernel: {str(error).strip().splitlines()[0]}") from None
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from probpose_ros.backends import BackendError
 
 # The axis of the output channels in the weights of each operator (a Gemm's are transposed, as torch exports them).
 _CHANNEL_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
-PERCENTILE = 99.99  # Of the magnitudes of an activation: the one that becomes 127; the few above it are cut off.
+PERCENTILE = 99.999  # Of the magnitudes of an activation: the one that becomes 127; the few above it are cut off.
 _BINS = 4096
 
 

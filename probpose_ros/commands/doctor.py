@@ -10,6 +10,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import platform
 import re
@@ -118,7 +119,8 @@ def _module(module: str, purpose: str, fix: str, needed: bool) -> Finding:
     if module == "onnxruntime":
         found += f" ({', '.join(loaded.get_available_providers())})"
     if module == "torch":
-        found += f" (CUDA {loaded.version.cuda})" if loaded.cuda.is_available() else " (CPU only)"
+        # On a Jetson PyPI's torch has no CUDA; the runtime needs neither, so this is no fault.
+        found += f" (CUDA {loaded.version.cuda})" if loaded.cuda.is_available() else " (CPU only; the runtime needs no torch)"
     return Finding(module, True, found, needed=needed)
 
 
@@ -172,11 +174,18 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _gpu() -> Iterator[Finding]:
-    """The GPU as TensorRT sees it, and which of the default models have an engine for it."""
+    """The GPU as CUDA and TensorRT see it, and which of the default models have an engine for it."""
     from probpose_ros.backends import engine
+    from probpose_ros.backends.gpu_crop import find_nvcc, kernel_path
     from probpose_ros.config import PipelineConfig
     from probpose_ros.models import find_model
 
+    if board := _jetson():
+        yield Finding("board", True, board)
+    yield _cuda_driver()
+    fix = "sudo apt install nvidia-jetpack; elsewhere the CUDA toolkit"
+    nvcc = find_nvcc()
+    yield Finding("nvcc", nvcc is not None, str(nvcc or "not there; compiles pycuda and the crop kernel"), fix)
     try:
         device = engine.this_device()
     except engine.EngineError as error:
@@ -184,6 +193,13 @@ def _gpu() -> Iterator[Finding]:
         return
     found = f"{device.name} (sm_{device.sm}, CUDA {device.cuda}, TensorRT {device.tensorrt}, {device.memory_mb} MB)"
     yield Finding("GPU", True, found)
+    try:
+        engine.probe_gpu()
+    except engine.EngineError as error:
+        fix = "install the TensorRT of this JetPack (docs/tensorrt.md)"
+        yield Finding("TensorRT's kernels", False, _first_line(error), fix)
+    else:
+        yield Finding("TensorRT's kernels", True, f"this TensorRT builds for sm_{device.sm}")
     config = PipelineConfig()
     for kind, name in (("detector engine", config.detector), ("pose engine", config.model)):
         try:
@@ -195,6 +211,32 @@ def _gpu() -> Iterator[Finding]:
         else:
             values = built.fingerprint
             yield Finding(kind, True, f"{built.path} ({values.precision}, batch 1 to {values.max_batch})")
+    kernel = kernel_path(device.sm)
+    fix = f"probpose build-engine {config.model} --images DIR"
+    yield Finding("crop kernel", kernel.is_file(), f"{'' if kernel.is_file() else 'no '}{kernel}", fix)
+
+
+def _jetson() -> str:
+    """The board and its L4T release ("# R36 (release), REVISION: 4.0, ..." is 36.4.0, JetPack 6.1); empty elsewhere."""
+    release = Path("/etc/nv_tegra_release")
+    if not release.is_file():
+        return ""
+    model = Path("/proc/device-tree/model")
+    name = model.read_text(errors="replace").strip("\0\n") if model.is_file() else "Jetson"
+    found = re.search(r"R(\d+).*?REVISION: ([\d.]+)", release.read_text(errors="replace"))
+    return f"{name}, L4T {found[1]}.{found[2]}" if found else name
+
+
+def _cuda_driver() -> Finding:
+    """The driver's library by itself, without pycuda: whether a GPU could be used at all."""
+    fix = "install NVIDIA's driver; on a Jetson it belongs to L4T; in a container: docker run --runtime nvidia"
+    try:
+        version = ctypes.c_int()
+        if status := ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
+            return Finding("CUDA driver", False, f"cuDriverGetVersion failed with CUDA error {status}", fix)
+    except (OSError, AttributeError) as error:
+        return Finding("CUDA driver", False, _first_line(error), fix)
+    return Finding("CUDA driver", True, f"CUDA {version.value // 1000}.{version.value % 1000 // 10}")
 
 
 def _first_line(error: Exception) -> str:
