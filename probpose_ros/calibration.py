@@ -20,18 +20,23 @@ import numpy as np
 from probpose_ros.codec import Codec
 from probpose_ros.geometry import CropTransform
 from probpose_ros.models import find_file
-from probpose_ros.predictive import Mixture, Ranking, predictive_maps
-from probpose_ros.regions import is_distribution, regions_of_cells, with_placeholders
+from probpose_ros.predictive import Mixture, Predictor, Ranking
+from probpose_ros.regions import describe, is_distribution, measure, with_placeholders
 from probpose_ros.skeleton import FLIP_INDEX, JOINT_TYPE, JOINT_TYPES
 from probpose_ros.types import KeypointState, RegionKind, Regions
 from probpose_ros.untrusted import parse_json, read_bytes
 
 SUFFIX = ".calibration.json"
+AUTO = "auto"  # in the place of a name: the file beside the pose model
 FORMAT_VERSION = 1
 MAX_BYTES = 8_000_000
 QUALITY_BINS = 4
+MAX_BLUR = 32.0  # map px; what is blurred more says nothing
 GIVEN_BOXES = "gt boxes"  # in the place of a detector's sha256
-KINDS = {"marginal": RegionKind.MARGINAL, "pac": RegionKind.PAC}
+KINDS = {
+    "marginal": RegionKind.MARGINAL, "pac": RegionKind.PAC,
+    "simultaneous": RegionKind.SIMULTANEOUS, "simultaneous_pac": RegionKind.SIMULTANEOUS_PAC,
+}  # fmt: skip
 
 
 class CalibrationError(ValueError):
@@ -57,20 +62,19 @@ class Subject:
 
 @dataclass(frozen=True)
 class Group:
-    """Keypoints that share a mixture and thresholds.
+    """Keypoints that share thresholds, one by kind and level; infinity where the data cannot support the level.
 
-    members: (joint type, quality bin). n_fit, n: keypoints that gave the mixture, and the thresholds.
-    photographs: the number of these keypoints' photographs, one keypoint of each gave the PAC thresholds.
-    marginal, pac: thresholds in level order; infinity where the data cannot support the level: the whole window.
+    members: (joint type, quality bin). n: keypoints that gave the marginal thresholds. photographs: of how many
+    photographs; one keypoint of each gave the PAC thresholds. The simultaneous ones come from all groups together.
     """
 
     members: tuple[tuple[str, int], ...]
-    n_fit: int
     n: int
     photographs: int
-    mixture: Mixture
     marginal: tuple[float, ...]
     pac: tuple[float, ...]
+    simultaneous: tuple[float, ...]
+    simultaneous_pac: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Presence:
     """in_scores, out_scores: presence of keypoints in and out of the window, ascending.
 
     alpha: a keypoint out of the window is believed to be possibly out in a share 1 - alpha of cases.
-    drop: a keypoint in the window is believed to be certainly out (and loses its region) in a share of at most drop.
+    drop: a keypoint in the window is believed to be certainly out in a share of at most drop. It keeps its region.
     reliability: presence of the network -> probability.
     """
 
@@ -126,9 +130,10 @@ class Presence:
 
 @dataclass(frozen=True)
 class Calibration:
-    """levels: ascending. kind: ``marginal`` or ``pac``, what the regions use; delta: 1 - confidence of pac.
+    """levels: ascending. kind: one of KINDS, what regions promise unless told otherwise; delta: 1 - confidence of PAC.
 
-    quality_edges: by joint type, the rising borders between the bins of predicted quality.
+    quality_edges: by joint type, the rising borders between the bins of predicted quality. mixtures: by joint type and
+    bin; blur: of them all, map px. persons: that gave the simultaneous thresholds, of how many photographs.
     quality: predicted quality -> expected OKS. provenance: where it comes from, free text by name.
     """
 
@@ -137,7 +142,11 @@ class Calibration:
     delta: float
     levels: tuple[float, ...]
     quality_edges: tuple[tuple[float, ...], ...]
+    mixtures: tuple[tuple[Mixture, ...], ...]
+    blur: float
     groups: tuple[Group, ...]
+    persons: int
+    photographs: int
     presence: Presence
     quality: Knots
     provenance: dict[str, str]
@@ -148,52 +157,67 @@ class Calibration:
     def id(self) -> str:
         return self.sha256[:16]
 
-    @property
-    def region_kind(self) -> RegionKind:
-        return KINDS[self.kind]
+    def delta_of(self, kind: str = "") -> float:
+        """1 - confidence of regions of this kind; NaN where they have none. Empty: the calibration's kind."""
+        return self.delta if (kind or self.kind).endswith("pac") else float("nan")
+
+    @cached_property
+    def _edges(self) -> np.ndarray:
+        return np.array(self.quality_edges)
 
     @cached_property
     def _group_of(self) -> np.ndarray:
         """(T, QUALITY_BINS) index of the group."""
         table = np.full((len(JOINT_TYPES), QUALITY_BINS), -1)
         for index, group in enumerate(self.groups):
-            for joint, quality_bin in group.members:
-                table[JOINT_TYPES.index(joint), quality_bin] = index
+            for joint, its_bin in group.members:
+                table[JOINT_TYPES.index(joint), its_bin] = index
         return table
 
     @cached_property
-    def _mixtures(self) -> np.ndarray:
-        return np.array([group.mixture for group in self.groups], np.float32)
+    def predictor(self) -> Predictor:
+        """Its groups are joint type * QUALITY_BINS + bin."""
+        return Predictor([mixture for row in self.mixtures for mixture in row], self.blur)
 
     @cached_property
-    def _thresholds(self) -> np.ndarray:
-        return np.array([getattr(group, self.kind) for group in self.groups])
+    def _thresholds(self) -> dict[str, np.ndarray]:
+        return {kind: np.array([getattr(group, kind) for group in self.groups]) for kind in KINDS}
 
-    def group_of(self, joint_type: np.ndarray, quality: np.ndarray) -> np.ndarray:
-        """Index of each keypoint's group; joint_type: indices of JOINT_TYPES, quality: as predicted."""
-        return self._group_of[joint_type, quality_bin(self.quality_edges, joint_type, quality)]
+    def bins(self, joint_type: np.ndarray, quality: np.ndarray) -> np.ndarray:
+        """Bin of each predicted quality; joint_type: indices of JOINT_TYPES."""
+        return quality_bin(self._edges, joint_type, quality)
+
+    def thresholds(self, joint_type: np.ndarray, bins: np.ndarray, kind: str = "") -> np.ndarray:
+        """(N, levels) largest scores that belong to the regions."""
+        return self._thresholds[kind or self.kind][self._group_of[joint_type, bins]]
 
     def regions(
-        self, probmap: np.ndarray, quality: np.ndarray, states: np.ndarray,
-        transform: CropTransform, codec: Codec, levels: Sequence[float],
-    ) -> Regions:  # fmt: skip
-        """Regions of one person.
+        self, probmaps: np.ndarray, quality: np.ndarray, states: np.ndarray,
+        transforms: Sequence[CropTransform], codec: Codec, levels: Sequence[float], kind: str = "",
+    ) -> list[Regions]:  # fmt: skip
+        """Regions of each person: where each keypoint is if it is in the window. Whatever its state, it has one.
 
-        A keypoint whose map is no distribution, or that is certainly OUT, has none. Where the data do not support a
-        level, the region is the whole window and not valid.
+        Only a keypoint whose map is no distribution has none. Where the data do not support a level, the region is the
+        whole window and not valid.
 
         Args:
-            probmap: (K, h, w) float32. quality, states: (K,), quality as predicted.
-            levels: some of the calibrated levels.
+            probmaps: (P, K, h, w) float32. quality, states: (P, K), quality as predicted.
+            levels: some of the calibrated levels. kind: one of KINDS; empty: the calibration's.
         """
-        good = is_distribution(probmap) & np.isfinite(quality) & (states != KeypointState.OUT)
-        probmap = with_placeholders(probmap, good)
-        group = self.group_of(JOINT_TYPE, np.where(good, quality, 0))
-        predictive = predictive_maps(probmap, probmap[FLIP_INDEX], self._mixtures[group])
-        thresholds = self._thresholds[group][:, self.columns(levels)]
-        inside = Ranking(predictive).inside(thresholds)
-        valid = np.isfinite(thresholds) & (states != KeypointState.UNKNOWN)[:, None]
-        return regions_of_cells(inside, predictive, good, transform, codec, levels, self.region_kind, valid)
+        good = is_distribution(probmaps) & np.isfinite(quality)
+        bins = self.bins(JOINT_TYPE, np.where(good, quality, 0))
+        mixture = JOINT_TYPE * QUALITY_BINS + bins
+        thresholds = self.thresholds(JOINT_TYPE, bins, kind)[..., self.columns(levels)]
+        measured = []
+        for maps, its_good, its_mixture, its_thresholds in zip(probmaps, good, mixture, thresholds, strict=True):
+            maps = with_placeholders(maps, its_good)
+            predictive = self.predictor(maps, maps[FLIP_INDEX], its_mixture)
+            measured.append(measure(Ranking(predictive).inside(its_thresholds), predictive))
+        valid = np.isfinite(thresholds) & (states != KeypointState.UNKNOWN)[..., None]
+        return describe(measured, good, valid, transforms, codec, levels, KINDS[kind or self.kind])
+
+    def has(self, levels: Sequence[float]) -> bool:
+        return set(levels) <= set(self.levels)
 
     def columns(self, levels: Sequence[float]) -> list[int]:
         """Indices of levels, each of which must be a calibrated one."""
@@ -207,16 +231,23 @@ class Calibration:
     def to_json(self) -> str:
         values = asdict(self)
         del values["sha256"]
+        values["mixtures"] = [[mixture._asdict() for mixture in row] for row in self.mixtures]
         for group in values["groups"]:
-            group["mixture"] = group["mixture"]._asdict()
             for kind in KINDS:
                 group[kind] = [None if np.isinf(value) else value for value in group[kind]]
         return json.dumps(values, indent=1, allow_nan=False)
 
 
-def quality_bin(edges: Sequence[Sequence[float]], joint_type: np.ndarray, quality: np.ndarray) -> np.ndarray:
+def quality_bin(
+    edges: Sequence[Sequence[float]] | np.ndarray, joint_type: np.ndarray, quality: np.ndarray
+) -> np.ndarray:
     """The bin of each predicted quality, 0 lowest; edges: by joint type."""
-    return (np.asarray(quality)[..., None] >= np.asarray(edges)[joint_type]).sum(axis=-1)
+    return (np.asarray(quality)[..., None] >= np.asarray(edges)[joint_type]).sum(axis=-1)  # type: ignore[no-any-return]
+
+
+def beside(model: Path) -> Path:
+    """The calibration file of a model, whether there is one or not."""
+    return model.with_name(model.stem + SUFFIX)
 
 
 def find_calibration(name_or_path: str | Path) -> Path:
@@ -249,7 +280,9 @@ def parse(values: Any, sha256: str = "") -> Calibration:
     top = _object(
         values, "calibration", format_version=_whole(1), subject=_subject, kind=_one_of(*KINDS), delta=_share,
         levels=_list(_share, rising=True), quality_edges=_list(_list(_number, QUALITY_BINS - 1), len(JOINT_TYPES)),
-        groups=_list(_group), presence=_presence, quality=_knots, provenance=_texts,
+        mixtures=_list(_list(_mixture, QUALITY_BINS), len(JOINT_TYPES)), blur=_between(0, MAX_BLUR),
+        groups=_list(_group), persons=_whole(0), photographs=_whole(0), presence=_presence, quality=_knots,
+        provenance=_texts,
     )  # fmt: skip
     for edges in top["quality_edges"]:
         _rising(edges, "quality_edges", strictly=False)
@@ -379,11 +412,7 @@ def _member(values: Any, where: str) -> tuple[str, int]:
 
 
 def _mixture(values: Any, where: str) -> Mixture:
-    mixture = Mixture(
-        **_object(
-            values, where, mirror=_probability, tail=_probability, tail_width=_between(1e-3, 1e3), blur=_between(0, 1e3)
-        )
-    )
+    mixture = Mixture(**_object(values, where, mirror=_probability, tail=_probability, tail_width=_between(1e-3, 1e3)))
     if mixture.mirror + mixture.tail >= 1:
         raise CalibrationError(f"{where}: mirror + tail must be below 1, got {mixture.mirror} + {mixture.tail}")
     return mixture
@@ -392,8 +421,8 @@ def _mixture(values: Any, where: str) -> Mixture:
 def _group(values: Any, where: str) -> dict[str, Any]:
     thresholds = _list(_threshold)
     return _object(
-        values, where, members=_list(_member), n_fit=_whole(0), n=_whole(0), photographs=_whole(0), mixture=_mixture,
-        marginal=thresholds, pac=thresholds,
+        values, where, members=_list(_member), n=_whole(0), photographs=_whole(0),
+        **dict.fromkeys(KINDS, thresholds),
     )  # fmt: skip
 
 

@@ -114,7 +114,15 @@ class PipelineConfig(Options):
     )
     levels: list[float] = option([0.5, 0.95], "Levels of the uncertainty regions", minimum=0.01, maximum=0.999)
     calibration: str = option(
-        "", "Calibration of the regions: name of a bundled one, or path of a .calibration.json file; empty: none"
+        "auto",
+        "Calibration of the regions: name of a bundled one, or path of a .calibration.json file; "
+        "auto: the one beside the pose model, if it was made for this detector and these levels; empty: none",
+    )
+    region_kind: str = option(
+        "",
+        "What calibrated regions promise: marginal and pac for each joint, simultaneous and simultaneous_pac for all "
+        "joints of a person at once; empty: what the calibration was made for",
+        choices=("", "marginal", "pac", "simultaneous", "simultaneous_pac"),
     )
 
 

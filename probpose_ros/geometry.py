@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -75,7 +76,7 @@ class CropTransform:
         center, size = bbox_to_window(bbox, crop_size[0] / crop_size[1], padding)
         return cls(center, size, crop_size, rotation)
 
-    @property
+    @cached_property
     def matrix(self) -> np.ndarray:
         """(2, 3) float64, image px -> crop px."""
         c, s = np.cos(self.rotation), np.sin(self.rotation)
@@ -84,7 +85,7 @@ class CropTransform:
         offset = scale * self.window_size / 2 - linear @ self.center
         return np.column_stack([linear, offset])
 
-    @property
+    @cached_property
     def inverse_matrix(self) -> np.ndarray:
         """(2, 3) float64, crop px -> image px."""
         linear = np.linalg.inv(self.matrix[:, :2])

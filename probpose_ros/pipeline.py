@@ -12,10 +12,12 @@ import numpy as np
 
 from probpose_ros.backends import Session
 from probpose_ros.calibration import (
+    AUTO,
     GIVEN_BOXES,
     Calibration,
     CalibrationError,
     Subject,
+    beside,
     find_calibration,
     load_calibration,
 )
@@ -24,8 +26,8 @@ from probpose_ros.detector import Detector
 from probpose_ros.geometry import CropTransform, cut_crops
 from probpose_ros.models import file_sha256
 from probpose_ros.pose import PoseModel
-from probpose_ros.regions import is_distribution, regions_from_map
-from probpose_ros.types import Detections, FrameResult, FrameState, KeypointState, Person, PoseOutput
+from probpose_ros.regions import is_distribution, regions_from_maps
+from probpose_ros.types import Detections, FrameResult, FrameState, KeypointState, Person, PoseOutput, Regions
 
 
 class Pipeline:
@@ -76,15 +78,15 @@ class Pipeline:
 
         ``stage_ms`` of every result is the time of the whole batch.
         """
-        config = self.config
         clock = StageClock()
         boxes = boxes or [None] * len(images)
         detections, transforms, poses = self.poses(images, clock, boxes)
+        states, regions = self._regions(poses, [transform for its in transforms for transform in its])
         frames, row = [], 0
         for image, given, found, its_transforms in zip(images, boxes, detections, transforms, strict=True):
             people = []
             for box, score, transform in zip(found.boxes, found.scores, its_transforms, strict=True):
-                people.append(self._person(box, score, transform, poses, row, config))
+                people.append(self._person(box, score, transform, poses, row, states[row], regions[row]))
                 row += 1
             if given is not None:
                 people = [_without_promises(person) for person in people]
@@ -185,10 +187,19 @@ class Pipeline:
         self.detector.max_people = config.max_people
         self.config = config
 
-    def _load_calibration(self, config: PipelineConfig) -> Calibration:
-        calibration = load_calibration(path := find_calibration(config.calibration))
+    def _load_calibration(self, config: PipelineConfig) -> Calibration | None:
+        auto = config.calibration == AUTO
+        path = beside(self.pose.path) if auto else find_calibration(config.calibration)
+        if auto and not path.is_file():
+            return None
+        calibration = load_calibration(path)
+        running = self.subject
         try:
-            calibration.subject.check(self.subject)
+            # Who chose another detector or other levels did not ask for this file.
+            if auto and (calibration.subject.detector != running.detector or not calibration.has(config.levels)):
+                logging.getLogger(__name__).warning("%s is not for this detector and these levels: not used", path)
+                return None
+            calibration.subject.check(running)
             calibration.columns(config.levels)
             if not self.pose.has_probmap:
                 raise CalibrationError("the model gives no maps; make it with 'probpose export --with-probmap'")
@@ -196,24 +207,30 @@ class Pipeline:
             raise CalibrationError(f"{path}: {error}") from None
         return calibration
 
+    def _regions(
+        self, poses: PoseOutput, transforms: Sequence[CropTransform]
+    ) -> tuple[np.ndarray, Sequence[Regions | None]]:
+        """States (P, K) of all persons' keypoints, and the regions of each person."""
+        calibration, codec, levels = self.calibration, self.pose.codec, self.config.levels
+        states = (
+            calibration.presence.states(poses.presence) if calibration else keypoint_states(poses.presence, self.config)
+        )
+        if self.calibration_error:
+            states = np.full_like(states, KeypointState.UNKNOWN)
+        if poses.probmap is None or not levels:
+            return states, [None] * len(transforms)
+        if not calibration:
+            return states, regions_from_maps(poses.probmap, transforms, codec, levels)
+        kind = self.config.region_kind
+        return states, calibration.regions(poses.probmap, poses.quality, states, transforms, codec, levels, kind)
+
     def _person(
         self, box: np.ndarray, score: float, transform: CropTransform,
-        poses: PoseOutput, row: int, config: PipelineConfig,
+        poses: PoseOutput, row: int, states: np.ndarray, regions: Regions | None,
     ) -> Person:  # fmt: skip
         presence, quality = poses.presence[row], poses.quality[row]
-        probmap = None if poses.probmap is None or not config.levels else poses.probmap[row]
-        regions = None
-        if calibration := self.calibration:
-            states = calibration.presence.states(presence)
-            if probmap is not None:
-                regions = calibration.regions(probmap, quality, states, transform, self.pose.codec, config.levels)
-            presence, quality = calibration.presence.reliability(presence), calibration.quality(quality)
-        else:
-            states = keypoint_states(presence, config)
-            if self.calibration_error:
-                states = np.full_like(states, KeypointState.UNKNOWN)
-            if probmap is not None:
-                regions = regions_from_map(probmap, transform, self.pose.codec, config.levels)
+        if self.calibration:
+            presence, quality = self.calibration.presence.reliability(presence), self.calibration.quality(quality)
         counted = quality[(states == KeypointState.IN) | (states == KeypointState.IN_OR_OUT)]
         return Person(
             score=float(score * counted.mean()) if len(counted) else 0.0,

@@ -8,23 +8,34 @@ sparsemax are exactly 0 in most cells, and the true joint can lie in one of thos
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from probpose_ros.codec import Codec
 from probpose_ros.geometry import CropTransform
+from probpose_ros.predictive import Ranking
+from probpose_ros.support import DIRECTIONS, SIDES, polygons
 from probpose_ros.types import RegionKind, Regions
 
 # How far a map's mass may be off 1; beyond it the map is not a distribution and nothing is said.
 MASS_TOLERANCE = 1e-3
 
+_COS, _SIN = DIRECTIONS.T
+_HALF = SIDES // 2
+# Least squares over opposite sides: centre (half, xy) of their difference, covariance (half, 4) of their half width^2.
+_CENTRE = np.linalg.pinv(DIRECTIONS[:_HALF]).T / 2
+_SPREAD = np.linalg.pinv((DIRECTIONS[:_HALF, :, None] * DIRECTIONS[:_HALF, None]).reshape(-1, 4)).T
+_NOWHERE = np.float32(-1e30)
+
 
 def is_distribution(probmap: np.ndarray) -> np.ndarray:
     """Whether maps (..., h, w) are finite, not negative and sum to 1 within MASS_TOLERANCE; shape (...)."""
-    mass = probmap.sum(axis=(-2, -1), dtype=np.float64)
+    cells = probmap.reshape(*probmap.shape[:-2], probmap.shape[-2] * probmap.shape[-1])
+    mass = cells @ np.ones(cells.shape[-1], cells.dtype)
     # Comparisons with NaN are false, and a NaN anywhere makes mass and minimum NaN.
-    return (np.abs(mass - 1) <= MASS_TOLERANCE) & (probmap.min(axis=(-2, -1)) >= 0)
+    return (np.abs(mass - 1) <= MASS_TOLERANCE) & (cells.min(axis=-1) >= 0)
 
 
 def map_to_image(transform: CropTransform, codec: Codec) -> tuple[np.ndarray, np.ndarray]:
@@ -33,24 +44,23 @@ def map_to_image(transform: CropTransform, codec: Codec) -> tuple[np.ndarray, np
     return np.column_stack([x_axis - origin, y_axis - origin]), origin
 
 
-def regions_from_map(probmap: np.ndarray, transform: CropTransform, codec: Codec, levels: Sequence[float]) -> Regions:
-    """Uncalibrated regions of one person.
+def regions_from_maps(
+    probmaps: np.ndarray, transforms: Sequence[CropTransform], codec: Codec, levels: Sequence[float]
+) -> list[Regions]:
+    """Uncalibrated regions of each person.
 
     Args:
-        probmap: (K, h, w) float32, each map sums to 1; a map that does not gets NaN numbers and no polygons.
-        transform, codec: of the crop and of the network that made the map.
+        probmaps: (P, K, h, w) float32, each map sums to 1; a map that does not gets NaN numbers and no polygons.
+        transforms, codec: of the crops and of the network that made the maps.
         levels: in (0, 1).
     """
-    good = is_distribution(probmap)
-    probmap = with_placeholders(probmap, good)
-    # Cells above 0 of all maps, in the order of keypoint, y, x.
-    cell = np.flatnonzero(probmap > 0)
-    keypoint = cell // probmap[0].size
-    thresholds = _thresholds(keypoint, probmap.ravel()[cell], len(probmap), levels)
-    valid = np.zeros(thresholds.shape, bool)
-    return regions_of_cells(
-        probmap >= thresholds.T[..., None, None], probmap, good, transform, codec, levels, RegionKind.UNKNOWN, valid
-    )
+    good = is_distribution(probmaps)
+    measured = []
+    for maps, its_good in zip(probmaps, good, strict=True):
+        maps = with_placeholders(maps, its_good)
+        measured.append(measure(Ranking(maps).reaching(levels), maps))
+    valid = np.zeros((*good.shape, len(levels)), bool)
+    return describe(measured, good, valid, transforms, codec, levels, RegionKind.UNKNOWN)
 
 
 def with_placeholders(probmap: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -62,127 +72,166 @@ def with_placeholders(probmap: np.ndarray, good: np.ndarray) -> np.ndarray:
     return probmap
 
 
-def regions_of_cells(
-    inside: np.ndarray, probmap: np.ndarray, good: np.ndarray, transform: CropTransform, codec: Codec,
-    levels: Sequence[float], kind: RegionKind, valid: np.ndarray,
-) -> Regions:  # fmt: skip
-    """Areas, and the ellipses and polygons that contain the regions.
+class Measured(NamedTuple):
+    """All that describe() needs of one person's regions at L levels.
+
+    first, last: (L, K, w) small integers: h - y of the first and y + 1 of the last cell of each column; 0: no cell.
+    cells: (L, K), their number. sums: (3, K, 3) float32: of y^i x^j over the maps.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+    cells: np.ndarray
+    sums: np.ndarray
+
+
+def measure(inside: np.ndarray, probmap: np.ndarray) -> Measured:
+    """Passes over the cells of one person; several persons at once would not stay in the processor's cache.
 
     Args:
         inside: (L, K, h, w) bool, the cells of each region; at least one each.
         probmap: (K, h, w), for the covariances.
-        good: (K,) bool; False makes a keypoint's numbers NaN and its polygons empty.
-        kind, valid: of the result.
     """
-    num_levels, num_keypoints, h, w = inside.shape
-    matrix, offset = map_to_image(transform, codec)
-
-    # An item is a keypoint at a level, in the order of level, keypoint.
-    items = inside.reshape(-1, h, w)
-    count, mean, spread = _moments(items.astype(np.float32))
-    corners, owner = _row_corners(items)
-    ellipses = _ellipses(mean @ matrix.T + offset, matrix @ spread @ matrix.T, corners @ matrix.T + offset, owner)
-    polygons = _polygons(corners, owner, mean, matrix, offset)
-    covariance = matrix @ covariances(probmap) @ matrix.T
-
-    def by_keypoint(array: np.ndarray) -> np.ndarray:
-        array = array.astype(np.float32).reshape(num_levels, num_keypoints, *array.shape[1:]).swapaxes(0, 1)
-        return np.where(good.reshape(-1, *[1] * (array.ndim - 1)), array, np.float32(np.nan))
-
-    empty = (np.zeros((0, 2), np.float32),) * num_levels
-    return Regions(
-        levels=np.asarray(levels, np.float32),
-        kind=kind,
-        valid=valid & good[:, None],
-        ellipses=by_keypoint(ellipses),
-        areas=by_keypoint(count * abs(np.linalg.det(matrix))),
-        polygons=tuple(tuple(polygons[k::num_keypoints]) if good[k] else empty for k in range(num_keypoints)),
-        covariances=np.where(good[:, None], covariance[:, [0, 0, 1], [0, 1, 1]], np.nan).astype(np.float32),
+    k, h, w = probmap.shape
+    small = np.min_scalar_type(h)  # the smaller the integers, the faster
+    cells, y = inside.view(np.uint8), np.arange(h, dtype=small)[:, None]
+    return Measured(
+        first=(cells * (small.type(h) - y)).max(axis=2),
+        last=(cells * (y + small.type(1))).max(axis=2),
+        cells=cells.sum(axis=2, dtype=small).sum(axis=2),
+        sums=(_powers(h) @ probmap.transpose(1, 0, 2).reshape(h, k * w)).reshape(3, k, w) @ _powers(w).T,
     )
 
 
-def _thresholds(keypoint: np.ndarray, value: np.ndarray, num_keypoints: int, levels: Sequence[float]) -> np.ndarray:
-    """(K, L): the value of the last cell needed to reach each level. Equal cells enter together: no order is better."""
-    size = np.bincount(keypoint, minlength=num_keypoints)
-    table = np.zeros((num_keypoints, size.max()), np.float32)  # the values of every map, padded with zeros
-    table[keypoint, np.arange(len(value)) - (size.cumsum() - size)[keypoint]] = value
-    table = -np.sort(-table, axis=1)
-    mass = table.cumsum(axis=1, dtype=np.float64)
-    wanted = np.asarray(levels)[:, None] * mass[:, None, -1:]
-    last = (mass[:, None] < wanted).sum(axis=-1)
-    return np.take_along_axis(table, np.minimum(last, size[:, None] - 1), axis=1)
+def describe(
+    measured: Sequence[Measured], good: np.ndarray, valid: np.ndarray,
+    transforms: Sequence[CropTransform], codec: Codec, levels: Sequence[float], kind: RegionKind,
+) -> list[Regions]:  # fmt: skip
+    """Areas, covariances, and the polygons and ellipses that contain the regions, of each person.
+
+    Args:
+        good: (P, K) bool; False makes a keypoint's numbers NaN and its polygons empty.
+        valid: (P, K, L) bool, and kind: of the result.
+    """
+    if not measured:
+        return []
+    affine = [map_to_image(transform, codec) for transform in transforms]
+    matrix, offset = np.array([m for m, _ in affine]), np.array([o for _, o in affine])
+    cell = matrix[:, 0, 0] * matrix[:, 1, 1] - matrix[:, 0, 1] * matrix[:, 1, 0]
+    supports = _supports(measured, codec.map_size)
+    corners = _polygons(supports, codec.map_size, matrix, offset, cell)
+    ellipses = _ellipses(supports, corners, matrix, offset)
+    areas = np.array([person.cells for person in measured]) * np.abs(cell)[:, None, None]
+    covariance = (
+        matrix[:, None] @ _covariances(np.array([person.sums for person in measured])) @ _turned(matrix)[:, None]
+    )
+
+    def finished(array: np.ndarray) -> np.ndarray:
+        array = array.astype(np.float32)
+        if not good.all():
+            array[~good] = np.nan
+        return array
+
+    ellipses, areas, corners = (finished(array.swapaxes(1, 2)) for array in (ellipses, areas, corners))
+    covariance = finished(covariance.reshape(*good.shape, 4)[..., [0, 1, 3]])
+    as_array, valid = np.asarray(levels, np.float32), valid & good[..., None]
+    none = (np.zeros((0, 2), np.float32),) * len(levels)
+    return [
+        Regions(
+            levels=as_array, kind=kind, valid=valid[p], ellipses=ellipses[p], areas=areas[p],
+            covariances=covariance[p],
+            polygons=tuple(
+                tuple(its) if known else none for its, known in zip(corners[p], good[p].tolist(), strict=True)
+            ),
+        )
+        for p in range(len(measured))
+    ]  # fmt: skip
 
 
-def _starts(ids: np.ndarray) -> np.ndarray:
-    """Where each run of equal ids begins; ids ascend."""
-    return np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+def _turned(matrices: np.ndarray) -> np.ndarray:
+    return matrices.swapaxes(-1, -2)
 
 
 def covariances(probmap: np.ndarray) -> np.ndarray:
     """(K, 2, 2) of maps (K, h, w), map px; a cell's mass is spread over its unit square."""
-    return _moments(probmap)[2]
+    _, h, w = probmap.shape
+    return _covariances((_powers(h) @ (probmap @ _powers(w).T)).swapaxes(0, 1)[None])[0]
 
 
-def _moments(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sum (I,), mean (I, 2) and covariance (I, 2, 2) of weights (I, h, w) of cells, map px; a cell is a unit square."""
-    _, h, w = weights.shape
-    # Coordinates about the middle, so that float32 is exact enough for the products over rows.
-    middle = np.array([w - 1, h - 1]) / 2
-    x, y = np.arange(w) - middle[0], np.arange(h) - middle[1]
-    rows = (weights @ np.column_stack([np.ones(w), x, x * x]).astype(np.float32)).astype(np.float64)  # (I, h, 3)
-    sums = np.stack([np.ones(h), y, y * y]) @ rows  # (I, 3, 3): of y^i x^j
-    total = sums[:, 0, 0]
-    mean_x, xx, mean_y, xy, yy = sums[:, [0, 0, 1, 1, 2], [1, 2, 0, 1, 0]].T / total
-    covariance = np.array([[xx - mean_x**2, xy - mean_x * mean_y], [xy - mean_x * mean_y, yy - mean_y**2]])
-    return total, np.column_stack([mean_x, mean_y]) + middle, np.moveaxis(covariance, -1, 0) + np.eye(2) / 12
+def _covariances(sums: np.ndarray) -> np.ndarray:
+    """(P, K, 2, 2) from sums (P, 3, K, 3) of y^i x^j."""
+    (_, x, xx), (y, xy, _), (yy, _, _) = (sums / sums[:, :1, :, :1]).astype(np.float64).transpose(1, 3, 0, 2)
+    covariance = np.empty((*x.shape, 2, 2))
+    covariance[..., 0, 0], covariance[..., 1, 1] = xx - x * x + 1 / 12, yy - y * y + 1 / 12
+    covariance[..., 0, 1] = covariance[..., 1, 0] = xy - x * y
+    return covariance
 
 
-def _row_corners(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the outermost cells of every row: all that a convex shape around a region must contain.
-
-    Args:
-        items: (I, h, w) bool.
-
-    Returns:
-        (C, 2) float32 map px, and the item of each (C,), ascending.
-    """
-    w = items.shape[2]
-    item, row = np.nonzero(items.any(axis=2))
-    left = items.argmax(axis=2)[item, row] - 0.5
-    right = w - 0.5 - items[:, :, ::-1].argmax(axis=2)[item, row]
-    corners = np.array([[left, row - 0.5], [left, row + 0.5], [right, row - 0.5], [right, row + 0.5]], np.float32)
-    return corners.transpose(2, 0, 1).reshape(-1, 2), np.repeat(item, 4)
+@lru_cache(maxsize=8)
+def _powers(n: int) -> np.ndarray:
+    """(3, n) float32: 1, x, x^2 of cells' places about their middle, which keeps float32 exact enough."""
+    return ((np.arange(n) - (n - 1) / 2) ** np.arange(3)[:, None]).astype(np.float32)
 
 
-def _ellipses(mean: np.ndarray, covariance: np.ndarray, corners: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """The shape of every item's covariance, grown until it contains the item's corners; (I, 5), all in image px.
-
-    Centre and angle are rounded to float32 first and the size is measured from the rounded ones, so that the ellipse
-    that is sent contains the region, not only the one computed here.
-    """
-    xx, xy, yy = covariance[:, 0, 0], covariance[:, 0, 1], covariance[:, 1, 1]
-    larger = (xx + yy) / 2 + np.hypot((xx - yy) / 2, xy)
-    major, minor = np.sqrt(larger), np.sqrt((xx * yy - xy**2) / larger)
-    centre = mean.astype(np.float32).astype(np.float64)
-    theta = (np.arctan2(2 * xy, xx - yy) / 2).astype(np.float32).astype(np.float64)
-    c, s = np.cos(theta)[owner], np.sin(theta)[owner]
-    dx, dy = (corners - centre[owner]).T
-    squared = ((c * dx + s * dy) / major[owner]) ** 2 + ((c * dy - s * dx) / minor[owner]) ** 2
-    scale = np.sqrt(np.maximum.reduceat(squared, _starts(owner))) * (1 + 1e-6)
-    return np.column_stack([centre, major * scale, minor * scale, theta])
+def _supports(measured: Sequence[Measured], map_size: tuple[int, int]) -> np.ndarray:
+    """(P, L, K, SIDES) how far each region's cells reach along each of DIRECTIONS, map px."""
+    w, h = map_size
+    # How far the cells of each column reach down and up; where there is none, nowhere.
+    columns = np.array([(person.last, person.first) for person in measured]).swapaxes(0, 1)  # (2, P, L, K, w)
+    reach = columns.reshape(2, -1, w).swapaxes(1, 2).astype(np.float32)
+    np.copyto(reach, _NOWHERE, where=reach == 0)
+    reach -= np.array([[[0.5]], [[h - 0.5]]], np.float32)
+    along, across = _directions(w)
+    far = along * reach[:, None]
+    far += across
+    return far.max(axis=2).reshape(SIDES, -1).T.reshape(*columns.shape[1:4], SIDES)
 
 
 def _polygons(
-    corners: np.ndarray, owner: np.ndarray, mean: np.ndarray, matrix: np.ndarray, offset: np.ndarray
-) -> list[np.ndarray]:
-    """Convex hull of every item's corners, (V, 2) float32 image px."""
-    hulls = [cv2.convexHull(points)[:, 0] for points in np.split(corners, _starts(owner)[1:])]
-    sizes = [len(hull) for hull in hulls]
-    points, centre = np.concatenate(hulls), np.repeat(mean, sizes, axis=0)
-    # A hull holds the unit square around its mean, half a cell on every side. Grown about the mean by more than the
-    # rounding of float32 over that half cell, it still contains the region after the cast.
-    largest = np.abs(points @ matrix.T + offset).max()
-    half_cell = 0.5 / np.linalg.norm(np.linalg.inv(matrix), 2)
-    growth = 1 + 2 * np.spacing(np.float32(largest)) / half_cell
-    grown = ((points - centre) * growth + centre) @ matrix.T + offset
-    return np.split(grown.astype(np.float32), np.cumsum(sizes)[:-1])
+    supports: np.ndarray, map_size: tuple[int, int], matrix: np.ndarray, offset: np.ndarray, cell: np.ndarray
+) -> np.ndarray:
+    """(P, L, K, SIDES, 2) float32 image px: the tangents' polygons.
+
+    Args:
+        matrix (P, 2, 2), offset (P, 2): map px -> image px. cell: (P,), the determinant.
+    """
+    # Every side moves out by more than the rounding of corners to float32, so that what is sent is convex and contains
+    # the region: largest coordinate, over the least change in the image per px of the map.
+    largest = (np.abs(offset).max(axis=1) + np.abs(matrix).sum(axis=(1, 2)) * max(map_size)).astype(np.float32)
+    growth = 16 * np.spacing(largest) * np.sqrt((matrix**2).sum(axis=(1, 2))) / np.abs(cell)
+    corners = polygons(supports + growth[:, None, None, None]).reshape(len(supports), -1, 2)
+    corners = corners @ _turned(matrix) + offset[:, None]
+    return corners.astype(np.float32).reshape(*supports.shape, 2)
+
+
+@lru_cache(maxsize=8)
+def _directions(w: int) -> tuple[np.ndarray, np.ndarray]:
+    """By half (down, up), direction and column: the reach's share in how far a cell's corner is, and the rest."""
+    # The level directions have a share too small to count, unless a column reaches nowhere.
+    along = np.maximum(np.abs(_SIN), 1e-20).reshape(2, _HALF, 1, 1)
+    across = (np.abs(_COS)[:, None] / 2 + _COS[:, None] * np.arange(w)).reshape(2, _HALF, w, 1)
+    return along.astype(np.float32), across.astype(np.float32)
+
+
+def _ellipses(supports: np.ndarray, corners: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """(P, L, K, 5): ellipses shaped like the regions, grown until they contain the polygons; image px.
+
+    An ellipse about c with covariance S reaches c n + sqrt(n S n) in direction n: least squares give c and S. Centre
+    and angle are rounded to float32 first and the size is measured from the rounded ones, so that the ellipse that is
+    sent contains the polygon that is sent.
+    """
+    one, other = supports[..., :_HALF], supports[..., _HALF:]
+    exact = ((one - other) @ _CENTRE).reshape(len(supports), -1, 2) @ _turned(matrix) + offset[:, None]
+    spread = (((one + other) / 2) ** 2 @ _SPREAD).reshape(len(supports), -1, 2, 2)
+    spread = matrix[:, None] @ spread @ _turned(matrix)[:, None]
+    xx, xy, yy = spread[..., 0, 0], spread[..., 0, 1], spread[..., 1, 1]
+    larger = (xx + yy) / 2 + np.hypot((xx - yy) / 2, xy)
+    axes = np.sqrt(np.stack([larger, np.maximum((xx * yy - xy**2) / larger, larger * 1e-4)], axis=-1))
+    centre = exact.astype(np.float32)
+    theta = (np.arctan2(2 * xy, xx - yy) / 2).astype(np.float32)
+    c, s = np.cos(theta, dtype=np.float64), np.sin(theta, dtype=np.float64)
+    along = np.stack([c, s, -s, c], axis=-1).reshape(*theta.shape, 2, 2) / axes[..., None]
+    reach = corners.reshape(*theta.shape, SIDES, 2) - centre[..., None, :].astype(np.float64)
+    squared = ((reach @ _turned(along)) ** 2).sum(axis=-1)
+    axes *= np.sqrt(squared.max(axis=-1, keepdims=True)) * (1 + 1e-6)
+    return np.concatenate([centre, axes, theta[..., None]], axis=-1).reshape(*supports.shape[:-1], 5)

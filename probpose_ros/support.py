@@ -1,7 +1,8 @@
 """Convex shapes as their supports in 16 directions: how far the shape reaches along each.
 
-Made for zones: union with hull is a maximum, growth by a ball is an addition, and the polygon of the 16 tangents
-contains the shape whatever it was (a circle with 1.3 % more area, a needle with a tenth of its length to spare).
+For regions and zones: union with hull is a maximum, growth by a ball is an addition, and the polygon of the 16
+tangents contains the shape whatever it was (a circle with 1.3 % more area, a needle with a tenth of its length to
+spare).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 
 SIDES = 16
 _ANGLES = np.arange(SIDES) * (2 * np.pi / SIDES)
-DIRECTIONS = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (SIDES, 2)
+DIRECTIONS = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)]).round(15)  # (SIDES, 2); the axes exactly
 
 
 def _corners() -> np.ndarray:

@@ -35,11 +35,16 @@ class FrameState(IntEnum):
 
 
 class RegionKind(IntEnum):
-    """What a region promises; UNKNOWN means that it is not calibrated and promises nothing."""
+    """What a region promises; UNKNOWN means that it is not calibrated and promises nothing.
+
+    SIMULTANEOUS: the level holds for all joints of a person at once, not for each.
+    """
 
     UNKNOWN = 0
     MARGINAL = 1
     PAC = 2
+    SIMULTANEOUS = 3
+    SIMULTANEOUS_PAC = 4
 
 
 @dataclass(frozen=True)

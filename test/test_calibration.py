@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from test_regions import CODEC, cell_corners, in_convex, in_ellipse, random_maps
 from tiny_models import person_image, write_tiny_pose
 
 from probpose_ros.calibration import (
+    AUTO,
     GIVEN_BOXES,
     MAX_BYTES,
     QUALITY_BINS,
@@ -25,20 +28,22 @@ from probpose_ros.calibration import (
     Knots,
     Presence,
     Subject,
+    beside,
     load_calibration,
     parse,
 )
 from probpose_ros.config import NodeConfig, PipelineConfig
+from probpose_ros.geometry import CropTransform
 from probpose_ros.models import file_sha256, model_dirs
 from probpose_ros.pipeline import Pipeline
-from probpose_ros.predictive import Mixture, Ranking, predictive_maps
+from probpose_ros.predictive import Mixture, Predictor
 from probpose_ros.skeleton import FLIP_INDEX, JOINT_TYPES, NUM_KEYPOINTS
-from probpose_ros.types import FrameState, KeypointState, RegionKind
+from probpose_ros.types import FrameState, KeypointState, RegionKind, Regions
 from probpose_ros.zones import bodies, zones_at
 
 LEVELS = (0.5, 0.95)
 SUBJECT = Subject("tiny", "ab" * 32, "fp32", (192, 256), GIVEN_BOXES)
-MIXTURES = (Mixture(0.05, 0.1, 2.0, 1.0), Mixture(0.1, 0.3, 4.0, 0.0))
+MIXTURES, BLUR = (Mixture(0.05, 0.1, 2.0), Mixture(0.1, 0.3, 4.0)), 1.0
 
 
 def example(subject: Subject = SUBJECT, **changes: object) -> Calibration:
@@ -49,9 +54,11 @@ def example(subject: Subject = SUBJECT, **changes: object) -> Calibration:
         "subject": subject, "kind": "marginal", "delta": 0.05, "levels": LEVELS,
         "quality_edges": ((0.25, 0.5, 0.75),) * len(JOINT_TYPES),
         "groups": tuple(
-            Group(tuple(members), 100, 900, 80, mixture, marginal, (0.6, np.inf))
-            for members, mixture, marginal in zip(halves, MIXTURES, thresholds, strict=True)
+            Group(tuple(members), 900, 80, marginal, (0.6, np.inf), (0.7, np.inf), (0.8, np.inf))
+            for members, marginal in zip(halves, thresholds, strict=True)
         ),
+        "mixtures": ((MIXTURES[0],) * 2 + (MIXTURES[1],) * 2,) * len(JOINT_TYPES), "blur": BLUR,
+        "persons": 90, "photographs": 80,
         "presence": Presence(
             0.05, 0.001, tuple(np.linspace(0.3, 1, 1999).tolist()), tuple(np.linspace(0, 0.6, 99).tolist()),
             Knots((0.0, 0.5, 1.0), (0.1, 0.4, 0.9)),
@@ -59,6 +66,14 @@ def example(subject: Subject = SUBJECT, **changes: object) -> Calibration:
         "quality": Knots((0.2, 0.8), (0.3, 0.7)), "provenance": {"data": "made up"},
     }  # fmt: skip
     return Calibration(**{**values, **changes})
+
+
+def one(
+    calibration: Calibration, maps: np.ndarray, quality: np.ndarray, states: np.ndarray, transform: CropTransform,
+    levels: Sequence[float], kind: str = "",
+) -> Regions:  # fmt: skip
+    """Of one person."""
+    return calibration.regions(maps[None], quality[None], states[None], [transform], CODEC, levels, kind)[0]
 
 
 def content(**changes: object) -> dict:
@@ -97,8 +112,12 @@ BROKEN = [
     (lambda c: c["groups"][0]["members"].append(["nose", 0]), "exactly one group"),
     (lambda c: c["groups"][0]["members"].append(["tail", 0]), "must be one of nose"),
     (lambda c: c["groups"][0].update(marginal=[0.9, 0.4]), "marginal must rise"),
-    (lambda c: c["groups"][0]["mixture"].update(mirror=0.6, tail=0.4), r"mirror \+ tail must be below 1"),
-    (lambda c: c["groups"][0]["mixture"].update(tail_width=0), "tail_width must lie in"),
+    (lambda c: c["groups"][0].update(simultaneous=[0.9]), "1 thresholds for 2 levels"),
+    (lambda c: c["mixtures"][0][1].update(mirror=0.6, tail=0.4), r"mirror \+ tail must be below 1"),
+    (lambda c: c["mixtures"][0][1].update(tail_width=0), "tail_width must lie in"),
+    (lambda c: c["mixtures"][0].pop(), "mixtures must be a list of 4"),
+    (lambda c: c.update(blur=1e6), "blur must lie in"),
+    (lambda c: c.update(persons=-1), "persons must be a whole number"),
     (lambda c: c["quality_edges"][0].reverse(), "quality_edges must rise"),
     (lambda c: c["quality_edges"].pop(), "quality_edges must be a list of 9"),
     (lambda c: c["presence"]["in_scores"].reverse(), "in_scores must rise"),
@@ -165,8 +184,8 @@ def test_a_changed_file_is_read_or_refused_and_nothing_else(data):
     rng = np.random.default_rng(0)
     states = calibration.presence.states(np.linspace(0, 1, NUM_KEYPOINTS))
     quality = np.linspace(0, 1, NUM_KEYPOINTS)
-    regions = calibration.regions(random_maps(rng), quality, states, random_transform(rng), CODEC, calibration.levels)
-    assert np.isfinite(regions.areas[states != KeypointState.OUT]).all()
+    regions = one(calibration, random_maps(rng), quality, states, random_transform(rng), calibration.levels)
+    assert np.isfinite(regions.areas).all()
     parse(json.loads(calibration.to_json()))
 
 
@@ -182,19 +201,27 @@ def test_regions_are_the_cells_of_the_scores_and_exports_contain_them_1e5_maps()
     check_regions(np.random.default_rng(9), rounds=100_000 // NUM_KEYPOINTS + 1)
 
 
+def written_out_scores(density: np.ndarray) -> np.ndarray:
+    """Mass of the cells in higher sixteenths of an octave than each cell's."""
+    mantissa, exponent = np.frexp(density.astype(np.float64))
+    step = np.maximum(np.ldexp(np.floor(mantissa * 32) / 32, exponent), 2.0**-24)
+    _, place = np.unique(-step, return_inverse=True)
+    mass = np.bincount(place.ravel(), density.ravel())
+    return (mass.cumsum() - mass)[place].reshape(density.shape)
+
+
 def check_regions(rng: np.random.Generator, rounds: int) -> None:
     calibration = example()
     for _ in range(rounds):
         maps, transform, quality = random_maps(rng), random_transform(rng), rng.random(NUM_KEYPOINTS)
-        regions = calibration.regions(maps, quality, IN, transform, CODEC, LEVELS)
+        regions = one(calibration, maps, quality, IN, transform, LEVELS)
         assert regions.kind == RegionKind.MARGINAL
         cell_area = transform.window_size.prod() / (47 * 63)
+        group = (quality >= 0.5).astype(int)
+        predictive = Predictor(MIXTURES, BLUR)(maps, maps[FLIP_INDEX], group)
         for k in range(NUM_KEYPOINTS):
-            group = int(quality[k] >= 0.5)
-            predictive = predictive_maps(maps[k : k + 1], maps[FLIP_INDEX[k]][None], np.array([MIXTURES[group]]))
-            score = Ranking(predictive)
-            score = score.above[0][score.bins[0]]
-            for level, threshold in enumerate(calibration.groups[group].marginal):
+            score = written_out_scores(predictive[k])
+            for level, threshold in enumerate(calibration.groups[group[k]].marginal):
                 y, x = np.nonzero(score <= threshold)
                 corners = cell_corners(np.column_stack([x, y]), transform)
                 assert regions.areas[k, level] == pytest.approx(len(x) * cell_area, rel=1e-4)
@@ -206,7 +233,7 @@ def check_regions(rng: np.random.Generator, rounds: int) -> None:
 def test_too_few_samples_is_the_whole_window_and_not_valid():
     rng = np.random.default_rng(6)
     transform = random_transform(rng)
-    regions = example().regions(random_maps(rng), np.zeros(NUM_KEYPOINTS), IN, transform, CODEC, LEVELS)
+    regions = one(example(), random_maps(rng), np.zeros(NUM_KEYPOINTS), IN, transform, LEVELS)
     assert regions.valid[:, 0].all() and not regions.valid[:, 1].any()
     whole = transform.window_size.prod() * 48 * 64 / (47 * 63)
     np.testing.assert_allclose(regions.areas[:, 1], whole, rtol=1e-4)
@@ -215,12 +242,34 @@ def test_too_few_samples_is_the_whole_window_and_not_valid():
 def test_kind_pac_uses_its_thresholds():
     rng = np.random.default_rng(7)
     maps, transform, quality = random_maps(rng), random_transform(rng), np.ones(NUM_KEYPOINTS)
-    marginal = example().regions(maps, quality, IN, transform, CODEC, [0.5])
-    pac = example(kind="pac").regions(maps, quality, IN, transform, CODEC, [0.5])
+    marginal = one(example(), maps, quality, IN, transform, [0.5])
+    pac = one(example(kind="pac"), maps, quality, IN, transform, [0.5])
     assert pac.kind == RegionKind.PAC and (pac.areas >= marginal.areas).all() and (pac.areas > marginal.areas).any()
 
 
-@pytest.mark.parametrize("fault", ["nan map", "mass", "out", "unknown", "nan quality"])
+def test_simultaneous_regions_use_their_thresholds():
+    rng = np.random.default_rng(7)
+    maps, transform, quality = random_maps(rng), random_transform(rng), np.ones(NUM_KEYPOINTS)
+    kinds = ["marginal", "pac", "simultaneous", "simultaneous_pac"]  # of rising thresholds in the example
+    found = [one(example(), maps, quality, IN, transform, [0.5], kind) for kind in kinds]
+    assert [regions.kind.name.lower() for regions in found] == kinds
+    areas = [regions.areas.sum() for regions in found]
+    assert areas == sorted(set(areas))
+    assert np.isnan(example().delta_of("simultaneous")) and example().delta_of("simultaneous_pac") == 0.05
+
+
+@pytest.mark.parametrize("state", list(KeypointState))
+def test_no_state_drops_a_region(state):
+    rng = np.random.default_rng(8)
+    maps, transform, quality = random_maps(rng), random_transform(rng), np.full(NUM_KEYPOINTS, 0.9)
+    regions = one(example(), maps, quality, np.full(NUM_KEYPOINTS, state, np.uint8), transform, LEVELS)
+    expected = one(example(), maps, quality, IN, transform, LEVELS)
+    np.testing.assert_array_equal(regions.areas, expected.areas)
+    np.testing.assert_array_equal(regions.ellipses, expected.ellipses)
+    assert (regions.valid == (state != KeypointState.UNKNOWN)).all()
+
+
+@pytest.mark.parametrize("fault", ["nan map", "mass", "unknown", "nan quality"])
 def test_what_is_not_known_is_not_valid(fault):
     rng = np.random.default_rng(8)
     maps, transform = random_maps(rng), random_transform(rng)
@@ -232,12 +281,28 @@ def test_what_is_not_known_is_not_valid(fault):
     elif fault == "nan quality":
         quality[3] = np.nan
     else:
-        states[3] = KeypointState.OUT if fault == "out" else KeypointState.UNKNOWN
-    regions = example().regions(maps, quality, states, transform, CODEC, LEVELS)
+        states[3] = KeypointState.UNKNOWN
+    regions = one(example(), maps, quality, states, transform, LEVELS)
     assert not regions.valid[3].any() and np.delete(regions.valid, 3, 0).all()
     if fault != "unknown":
         assert np.isnan(regions.areas[3]).all() and np.isnan(regions.ellipses[3]).all()
         assert [len(polygon) for polygon in regions.polygons[3]] == [0, 0]
+
+
+def test_people_at_once_are_people_one_by_one():
+    rng = np.random.default_rng(11)
+    maps = np.stack([random_maps(rng) for _ in range(3)])
+    maps[1, 4] = np.nan
+    quality, states = rng.random((3, NUM_KEYPOINTS)), np.tile(IN, (3, 1))
+    transforms = [random_transform(rng) for _ in range(3)]
+    together = example().regions(maps, quality, states, transforms, CODEC, LEVELS)
+    for p, regions in enumerate(together):
+        alone = one(example(), maps[p], quality[p], states[p], transforms[p], LEVELS)
+        for name in ("valid", "ellipses", "areas", "covariances"):
+            np.testing.assert_allclose(getattr(regions, name), getattr(alone, name), rtol=1e-4)
+        for a, b in zip(sum(regions.polygons, ()), sum(alone.polygons, ()), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4)
+    assert example().regions(maps[:0], quality[:0], states[:0], [], CODEC, LEVELS) == []
 
 
 def test_states_are_what_is_not_rejected():
@@ -276,7 +341,7 @@ def test_pipeline_gives_calibrated_regions_presence_and_quality(config, tmp_path
     assert pipeline.calibration_error == "" and pipeline.calibration.id
     (before,), (after,) = plain(IMAGE).people, pipeline(IMAGE).people
     assert after.regions.kind == RegionKind.MARGINAL and before.regions.kind == RegionKind.UNKNOWN
-    low = pipeline.calibration.group_of(np.zeros(NUM_KEYPOINTS, int), before.quality) == 0
+    low = pipeline.calibration.bins(np.zeros(NUM_KEYPOINTS, int), before.quality) < 2
     assert after.regions.valid[:, 0].all() and (after.regions.valid[:, 1] == ~low).all()
     np.testing.assert_allclose(after.presence, np.interp(before.presence, [0, 0.5, 1], [0.1, 0.4, 0.9]), rtol=1e-5)
     np.testing.assert_allclose(after.quality, np.interp(before.quality, [0.2, 0.8], [0.3, 0.7]), rtol=1e-5)
@@ -311,6 +376,38 @@ def test_a_calibration_that_does_not_fit_leaves_nothing_valid_and_the_pipeline_r
     assert not any(zone.valid for zone in zones_at(bodies(frame, NodeConfig()), 0.0, NodeConfig()))
 
 
+def beside_model(config: PipelineConfig, folder: Path, calibration: Calibration) -> PipelineConfig:
+    """The model copied into a folder with a calibration beside it."""
+    model = folder / "m.onnx"
+    shutil.copy(config.model, model)
+    write(beside(model), calibration)
+    return replace(config, model=str(model), levels=[0.5, 0.95])
+
+
+def test_the_calibration_beside_the_model_is_used(config, tmp_path):
+    config = beside_model(config, tmp_path, example(Pipeline(config).subject))
+    assert config.calibration == AUTO
+    pipeline = Pipeline(config)
+    assert pipeline.calibration is not None and not pipeline.calibration_error
+    assert pipeline(IMAGE).people[0].regions.kind == RegionKind.MARGINAL
+    assert Pipeline(replace(config, region_kind="pac"))(IMAGE).people[0].regions.kind == RegionKind.PAC
+    assert Pipeline(replace(config, calibration="")).calibration is None
+
+
+@pytest.mark.parametrize("what", ["detector", "levels", "model_sha256"])
+def test_the_calibration_beside_the_model_may_not_fit(config, tmp_path, what, caplog):
+    subject = Pipeline(config).subject
+    wrong = example(subject, levels=(0.4, 0.9)) if what == "levels" else example(foreign(subject, what))
+    pipeline = Pipeline(beside_model(config, tmp_path, wrong))
+    assert pipeline.calibration is None and "m.calibration.json" in caplog.text
+    # Who chose another detector or other levels did not ask for it; a model that is not the one it was made for is a
+    # fault.
+    assert bool(pipeline.calibration_error) == (what == "model_sha256")
+    person = pipeline(IMAGE).people[0]
+    assert not person.regions.valid.any() and person.regions.kind == RegionKind.UNKNOWN
+    assert (person.states == KeypointState.UNKNOWN).all() == (what == "model_sha256")
+
+
 def test_a_model_without_maps_cannot_be_calibrated(config, tmp_path):
     config = replace(config, model=str(write_tiny_pose(tmp_path / "plain.onnx", probmap=False)))
     path = write(tmp_path / "a.calibration.json", example(Pipeline(config).subject))
@@ -327,5 +424,13 @@ def test_bundled_calibrations_belong_to_bundled_models():
 def test_every_quality_has_a_bin():
     calibration = example()
     quality = np.array([0, 0.25, 0.5, 0.75, 1, 0.2499])
-    assert calibration.group_of(np.zeros(6, int), quality).tolist() == [0, 0, 1, 1, 1, 0]
+    assert calibration.bins(np.zeros(6, int), quality).tolist() == [0, 1, 2, 3, 3, 0]
+    assert calibration.thresholds(np.zeros(6, int), np.array([0, 1, 2, 3, 3, 0]))[:, 0].tolist() == [
+        0.4,
+        0.4,
+        0.5,
+        0.5,
+        0.5,
+        0.4,
+    ]
     assert QUALITY_BINS == 4

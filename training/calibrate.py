@@ -15,7 +15,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import beta
 
 from probpose_ros.calibration import KINDS, QUALITY_BINS, Calibration, Group, Knots, Presence, Subject, quality_bin
-from probpose_ros.predictive import Mixture, Ranking, predictive_maps, tails
+from probpose_ros.predictive import Mixture, Predictor, Ranking
 from probpose_ros.skeleton import JOINT_TYPES
 from probpose_training.calibration_samples import Samples
 
@@ -23,6 +23,7 @@ FIT, CAL, TEST = 0, 1, 2
 SHARES = (0.15, 0.45, 0.40)  # of the photographs
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)
 FAMILIES = ({"nose", "eye", "ear"}, {"shoulder", "elbow", "wrist"}, {"hip", "knee", "ankle"})
+DIVIDE = 5  # a joint type with so many times the least keypoints in every quality bin has thresholds for each bin
 CHUNK = 256  # maps in hand at a time
 
 # What maximum likelihood chooses from; the weights mirror and tail are found by expectation maximisation.
@@ -30,13 +31,16 @@ BLURS = (0.0, 0.5, 1.0, 1.5, 2.5, 4.0)
 TAIL_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
 LEAST_TAIL = 1e-3  # no cell of a predictive map may be 0
 EM_STEPS = 60
+# A joint type's weights are found as if that many more keypoints of its quality bin had the weights of the whole bin.
+PRIOR_KEYPOINTS = 30
+START = np.array([0.8, 0.05, 0.15])  # own map, mirrored, tail
 
 
 @dataclass(frozen=True)
 class Settings:
     """levels: ascending, in (0, 1). kind, delta, alpha, drop: of the Calibration.
 
-    min_group: keypoints in CAL below which a group is merged with its neighbours.
+    min_group: keypoints in CAL below which joint types share thresholds.
     """
 
     levels: tuple[float, ...] = LEVELS
@@ -44,7 +48,7 @@ class Settings:
     delta: float = 0.05
     alpha: float = 0.05
     drop: float = 1e-3
-    min_group: int = 500
+    min_group: int = 100
 
     def __post_init__(self) -> None:
         for name in ("delta", "alpha", "levels"):
@@ -64,41 +68,69 @@ class Settings:
 class Likelihoods:
     """The density at the true cell of every present keypoint, of each part of every mixture: computed once.
 
-    own, mirrored: (BLURS, N); tail: (TAIL_WIDTHS, N); 0 where the keypoint is not present.
+    parts: (BLURS, TAIL_WIDTHS, 3, N): own map, mirrored, tail; 0 where the keypoint is not present.
     """
 
     def __init__(self, samples: Samples) -> None:
-        n = len(samples)
-        self.own, self.mirrored = np.zeros((2, len(BLURS), n))
-        self.tail = np.zeros((len(TAIL_WIDTHS), n))
-        present = np.flatnonzero(samples.present)
-        for rows in np.array_split(present, max(1, math.ceil(len(present) / CHUNK))):
+        self.parts = np.zeros((len(BLURS), len(TAIL_WIDTHS), 3, len(samples)))
+        only_tails = [Mixture(0, 1, width) for width in TAIL_WIDTHS]
+        for rows in chunks(np.flatnonzero(samples.present)):
             own, mirrored, cells = samples.own(rows), samples.mirrored(rows), samples.cells[rows]
             here = np.arange(len(rows)), cells[:, 1], cells[:, 0]
-            for i, width in enumerate(TAIL_WIDTHS):
-                self.tail[i, rows] = tails(own, np.full(len(rows), width, np.float32))[here]
+            group = np.zeros(len(rows), int)
             for i, blur in enumerate(BLURS):
-                mixture = np.tile(Mixture(0, 0, 1, blur), (len(rows), 1))
-                self.own[i, rows] = predictive_maps(own, own, mixture)[here]
-                self.mirrored[i, rows] = predictive_maps(mirrored, mirrored, mixture)[here]
+                alone, tail = Predictor([Mixture(0, 0, 1), Mixture(1, 0, 1)], blur), Predictor(only_tails, blur)
+                self.parts[i, :, 0, rows] = alone(own, mirrored, group)[here][:, None]
+                self.parts[i, :, 1, rows] = alone(own, mirrored, group + 1)[here][:, None]
+                for j in range(len(TAIL_WIDTHS)):
+                    self.parts[i, j, 2, rows] = tail(own, mirrored, group + j)[here]
 
-    def fit(self, rows: np.ndarray) -> Mixture:
-        """The mixture of highest likelihood of these keypoints."""
-        if not len(rows):
-            return Mixture(0.02, 0.2, 4.0, 1.0)
-        blurs, widths = len(BLURS), len(TAIL_WIDTHS)
-        parts = np.empty((blurs, widths, 3, len(rows)))
-        parts[:, :, 0], parts[:, :, 1] = self.own[:, None, rows], self.mirrored[:, None, rows]
-        parts[:, :, 2] = self.tail[None, :, rows]
-        weights = np.broadcast_to([0.8, 0.05, 0.15], (blurs, widths, 3)).copy()
-        for _ in range(EM_STEPS):
-            joint = weights[..., None] * parts
-            weights = (joint / np.maximum(joint.sum(axis=2, keepdims=True), 1e-30)).mean(axis=-1)
-            weights[..., 2] = np.maximum(weights[..., 2], LEAST_TAIL)
-            weights /= weights.sum(axis=-1, keepdims=True)
-        likelihood = np.log(np.maximum((weights[..., None] * parts).sum(axis=2), 1e-30)).mean(axis=-1)
-        i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
-        return Mixture(float(weights[i, j, 1]), float(weights[i, j, 2]), TAIL_WIDTHS[j], BLURS[i])
+    def fit(
+        self, rows: np.ndarray, types: np.ndarray, bins: np.ndarray
+    ) -> tuple[float, tuple[tuple[Mixture, ...], ...]]:
+        """Blur, and mixtures by joint type and quality bin, of highest likelihood.
+
+        The blur is common to all, a tail width to a bin; few keypoints of a joint type move its weights a little only.
+
+        Args:
+            rows: the keypoints to fit. types, bins: (rows,) theirs.
+        """
+        found = []  # weights (BLURS, TAIL_WIDTHS, 3) and log-likelihoods (BLURS, TAIL_WIDTHS) of each bin
+        for b in range(QUALITY_BINS):
+            its = rows[bins == b]
+            found.append(maximise(self.parts[..., its if len(its) >= PRIOR_KEYPOINTS else rows], START, 0))
+        i = int(sum(likelihood.max(axis=1) for _, likelihood in found).argmax())
+        mixtures = np.empty((len(JOINT_TYPES), QUALITY_BINS), object)
+        for b, (weights, likelihood) in enumerate(found):
+            j = int(likelihood[i].argmax())
+            for t in range(len(JOINT_TYPES)):
+                its = rows[(types == t) & (bins == b)]
+                (_, mirror, tail), _ = maximise(self.parts[i, j][:, its], weights[i, j], PRIOR_KEYPOINTS)
+                mixtures[t, b] = Mixture(round(float(mirror), 6), round(float(tail), 6), TAIL_WIDTHS[j])
+        return BLURS[i], tuple(map(tuple, mixtures))
+
+
+def maximise(parts: np.ndarray, prior: np.ndarray, worth: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (..., 3) of highest likelihood, and that mean log-likelihood (...), by expectation maximisation.
+
+    Args:
+        parts: (..., 3, n) densities. prior: (..., 3) weights of ``worth`` more samples, and the start.
+    """
+    n = parts.shape[-1]
+    weights = np.broadcast_to(prior, parts.shape[:-1])
+    if n == 0:
+        return weights, np.zeros(parts.shape[:-2])
+    for _ in range(EM_STEPS):
+        joint = weights[..., None] * parts
+        share = joint / np.maximum(joint.sum(axis=-2, keepdims=True), 1e-30)
+        weights = (share.sum(axis=-1) + worth * prior) / (n + worth)
+        weights[..., 2] = np.maximum(weights[..., 2], LEAST_TAIL)
+        weights /= weights.sum(axis=-1, keepdims=True)
+    return weights, np.log(np.maximum((weights[..., None] * parts).sum(axis=-2), 1e-30)).mean(axis=-1)
+
+
+def chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, max(1, math.ceil(len(rows) / CHUNK)))
 
 
 def split(photographs: int, seed: int, shares: Sequence[float] = SHARES) -> np.ndarray:
@@ -119,35 +151,81 @@ def calibrate(
         raise ValueError(f"too few labelled keypoints in the window: {len(fit)} to fit, {len(cal)} to calibrate")
     edges = quality_edges(types[fit], samples.quality[fit])
     bins = quality_bin(edges, types, samples.quality)
+    blur, mixtures = likelihoods.fit(fit, types[fit], bins[fit])
+    predictor = Predictor([mixture for row in mixtures for mixture in row], blur)
+    found = np.full(len(samples), np.nan)  # the score of each keypoint
+    for rows in (fit, cal):
+        found[rows] = scores(samples, rows, predictor, types[rows] * QUALITY_BINS + bins[rows])
+
     counts = np.zeros((len(JOINT_TYPES), QUALITY_BINS), int)
     np.add.at(counts, (types[cal], bins[cal]), 1)
+    merged = merge(counts, settings.min_group)
+    group = np.empty(counts.shape, int)
+    for g, members in enumerate(merged):
+        group[tuple(np.array(members).T)] = g
+    group = group[types, bins]
+
+    together = Together(samples, fit, cal, found, group)
     groups = []
-    for members in merge(counts, settings.min_group):
-        chosen = np.zeros(counts.shape, bool)
-        chosen[tuple(np.array(members).T)] = True
-        its_fit, its_cal = (rows[chosen[types[rows], bins[rows]]] for rows in (fit, cal))
-        # A mixture needs some keypoints of its own; a bin that FIT hardly has takes the mixture of all.
-        mixture = likelihoods.fit(its_fit if len(its_fit) >= 10 else fit)
-        found = scores(samples, its_cal, mixture)
-        photographs = samples.photograph[its_cal]
+    for g, members in enumerate(merged):
+        its, photographs = found[cal[group[cal] == g]], samples.photograph[cal[group[cal] == g]]
         groups.append(
             Group(
                 members=tuple((JOINT_TYPES[t], b) for t, b in members),
-                n_fit=len(its_fit),
-                n=len(its_cal),
+                n=len(its),
                 photographs=len(np.unique(photographs)),
-                mixture=mixture,
-                marginal=tuple(marginal_threshold(found, level) for level in settings.levels),
-                pac=pac_thresholds(found, photographs, settings.levels, settings.delta),
+                marginal=tuple(marginal_threshold(its, level) for level in settings.levels),
+                pac=pac_thresholds(its, photographs, settings.levels, settings.delta),
+                simultaneous=together.thresholds(
+                    g, [marginal_threshold(together.worst, level) for level in settings.levels]
+                ),
+                simultaneous_pac=together.thresholds(
+                    g, pac_thresholds(together.worst, together.photographs, settings.levels, settings.delta)
+                ),
             )
         )
     known = part != TEST
     return Calibration(
         subject=subject, kind=settings.kind, delta=settings.delta, levels=settings.levels, quality_edges=edges,
-        groups=tuple(groups), presence=presence(samples, part == CAL, known, settings),
+        mixtures=mixtures, blur=blur, groups=tuple(groups),
+        persons=len(together.worst), photographs=len(np.unique(together.photographs)),
+        presence=presence(samples, part == CAL, known, settings),
         quality=isotonic(samples.quality[known & present], samples.oks[known & present]),
         provenance=provenance or {},
     )  # fmt: skip
+
+
+class Together:
+    """Thresholds for all joints of a person at once: the conformal quantile of each person's least likely joint.
+
+    A score becomes comparable between groups by its rank among the scores of FIT. worst: (P,) the highest rank of a
+    person's joints in the window, of the persons of CAL; photographs: (P,) theirs.
+    """
+
+    def __init__(
+        self, samples: Samples, fit: np.ndarray, cal: np.ndarray, found: np.ndarray, group: np.ndarray
+    ) -> None:
+        self.scores, self.ranks = [], []
+        rank = np.empty(len(samples))
+        for g in range(group.max() + 1):
+            x, last = np.unique(found[fit[group[fit] == g]], return_counts=True)
+            ranks = last.cumsum() / (last.sum() + 1)
+            inner = (x > 0) & (x < 1)
+            self.scores.append(np.concatenate([[0], x[inner], [1]]))
+            self.ranks.append(np.concatenate([[0], ranks[inner], [1]]))
+            its = cal[group[cal] == g]
+            rank[its] = np.interp(found[its], self.scores[g], self.ranks[g])
+        persons, place = np.unique(samples.person[cal], return_inverse=True)
+        self.worst, self.photographs = np.zeros(len(persons)), np.empty(len(persons), int)
+        np.maximum.at(self.worst, place, rank[cal])
+        self.photographs[place] = samples.photograph[cal]
+
+    def thresholds(self, group: int, ranks: Sequence[float]) -> tuple[float, ...]:
+        """The scores of these ranks in a group; infinity stays."""
+        return tuple(
+            float(np.interp(rank, self.ranks[group], self.scores[group])) if math.isfinite(rank) else math.inf
+            for rank in ranks
+        )
 
 
 def quality_edges(types: np.ndarray, quality: np.ndarray) -> tuple[tuple[float, ...], ...]:
@@ -160,55 +238,42 @@ def quality_edges(types: np.ndarray, quality: np.ndarray) -> tuple[tuple[float, 
 
 
 def merge(counts: np.ndarray, least: int) -> list[list[tuple[int, int]]]:
-    """Groups of (joint type, quality bin), of at least ``least`` keypoints each where there are as many at all.
+    """Groups of (joint type, quality bin) that share thresholds: at least ``least`` keypoints where there are as many.
 
-    Alike joints of a bin join first (head, arms, legs), then all joints of a bin, then neighbouring bins.
+    A joint type is a group; with DIVIDE times as many keypoints in each bin, each of its bins is one. With too few,
+    alike joints (head, arms, legs) are one group, and if that is not enough, all joints.
 
     Args:
         counts: (T, QUALITY_BINS).
     """
 
-    def size(group: list[tuple[int, int]]) -> int:
-        return sum(counts[member] for member in group)
+    def whole(types: Sequence[int]) -> list[tuple[int, int]]:
+        return [(t, b) for t in types for b in range(counts.shape[1])]
 
-    families = [[JOINT_TYPES.index(name) for name in JOINT_TYPES if name in family] for family in FAMILIES]
-    everything = [list(range(len(JOINT_TYPES)))]
-    groups: list[list[tuple[int, int]]] = []
-    waiting: list[tuple[int, int]] = []  # whole bins that are too small together
-    for b in range(counts.shape[1]):
-        here = [[(t, b)] for t in everything[0]]
-        for parents in (families, everything):
-            joined = []
-            for parent in parents:
-                children = [group for group in here if group[0][0] in parent]
-                enough = min(map(size, children)) >= least
-                joined += children if enough else [[member for group in children for member in group]]
-            here = joined
-        if waiting or len(here) == 1:
-            waiting += [member for group in here for member in group]
-            if size(waiting) < least:
-                continue
-            here, waiting = [waiting], []
-        groups += here
-    if waiting and groups:  # the highest bins are too small: they join the last bin that is not
-        last = groups[-1][-1][1]
-        waiting = [member for group in groups if group[-1][1] == last for member in group] + waiting
-        groups = [group for group in groups if group[-1][1] != last]
-    return groups + [waiting] if waiting else groups
+    groups = []
+    for family in FAMILIES:
+        types = [t for t, name in enumerate(JOINT_TYPES) if name in family]
+        if counts[types].sum() < least:
+            return [whole(range(len(counts)))]
+        if counts[types].sum(axis=1).min() < least:
+            groups.append(whole(types))
+            continue
+        for t in types:
+            divided = counts[t].min() >= DIVIDE * least
+            groups += [[member] for member in whole([t])] if divided else [whole([t])]
+    return groups
 
 
-def scores(samples: Samples, rows: np.ndarray, mixture: Mixture) -> np.ndarray:
-    """(n,) the score of the truth of each of these present keypoints."""
-    found = [
-        ranking(samples, part, mixture).scores(samples.cells[part])
-        for part in np.array_split(rows, max(1, math.ceil(len(rows) / CHUNK)))
-    ]
-    return np.concatenate(found)
+def scores(samples: Samples, rows: np.ndarray, predictor: Predictor, mixture: np.ndarray) -> np.ndarray:
+    """(n,) the score of the truth of each of these present keypoints; mixture: (n,) indices of the predictor's."""
+    found = np.empty(len(rows))
+    for part in chunks(np.arange(len(rows))):
+        found[part] = ranking(samples, rows[part], predictor, mixture[part]).scores(samples.cells[rows[part]])
+    return found
 
 
-def ranking(samples: Samples, rows: np.ndarray, mixture: Mixture) -> Ranking:
-    mixtures = np.tile(np.array(mixture, np.float32), (len(rows), 1))
-    return Ranking(predictive_maps(samples.own(rows), samples.mirrored(rows), mixtures))
+def ranking(samples: Samples, rows: np.ndarray, predictor: Predictor, mixture: np.ndarray) -> Ranking:
+    return Ranking(predictor(samples.own(rows), samples.mirrored(rows), mixture))
 
 
 def marginal_threshold(found: np.ndarray, level: float) -> float:
@@ -277,10 +342,26 @@ def unsupported(calibration: Calibration) -> list[str]:
         for i, level in enumerate(calibration.levels):
             few = [group for group in calibration.groups if math.isinf(getattr(group, kind)[i])]
             if few:
-                least = min(group.n if kind == "marginal" else group.photographs for group in few)
-                unit = "keypoints" if kind == "marginal" else "photographs"
+                least = {
+                    "marginal": f"{min(group.n for group in few)} keypoints in the smallest",
+                    "pac": f"{min(group.photographs for group in few)} photographs in the smallest",
+                    "simultaneous": f"{calibration.persons} persons",
+                    "simultaneous_pac": f"{calibration.photographs} photographs",
+                }[kind]
                 lines.append(
-                    f"{kind} {level:g}: too few samples in {len(few)} of {len(calibration.groups)} groups "
-                    f"({least} {unit} in the smallest); there the region is the whole window and not valid"
+                    f"{kind} {level:g}: too few samples in {len(few)} of {len(calibration.groups)} groups ({least}; "
+                    f"needed {needed(level, calibration.delta if 'pac' in kind else None)}); "
+                    "there the region is the whole window and not valid"
                 )
     return lines
+
+
+def needed(level: float, delta: float | None = None) -> int:
+    """The fewest samples that support a level; delta: of a PAC threshold.
+
+    >>> needed(0.95), needed(0.99), needed(0.95, 0.05), needed(0.99, 0.05)
+    (19, 99, 59, 299)
+    """
+    if delta is None:
+        return math.ceil(level / (1 - level) - 1e-9)
+    return math.ceil(math.log(delta) / math.log(level))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from probpose_ros.calibration import Calibration
-from probpose_training.calibrate import CAL, CHUNK, TEST, marginal_threshold, ranking
+from probpose_ros.calibration import QUALITY_BINS, Calibration
+from probpose_training.calibrate import CAL, TEST, chunks, marginal_threshold, ranking
 from probpose_training.calibration_samples import Samples
 
 SMALL = 30  # cells; below it an ellipse's area is computed, above it cells of the window are counted
@@ -43,7 +43,7 @@ class Ellipses:
         area = np.pi * radius**2 * self.root[index, None]
         counts = np.empty_like(area)
         grid = np.stack(np.meshgrid(np.arange(w), np.arange(h)), axis=-1).reshape(-1, 2)
-        for part in np.array_split(np.arange(len(index)), max(1, math.ceil(len(index) / CHUNK))):
+        for part in chunks(np.arange(len(index))):
             offset = grid - self.samples.decoded[self.rows[index[part]], None]
             squared = np.einsum("nci,nij,ncj->nc", offset, self.inverse[index[part]], offset, optimize=True)
             squared.sort(axis=1)
@@ -51,15 +51,20 @@ class Ellipses:
         return np.where(area < SMALL, area, counts)
 
 
-def calibrated(samples: Samples, rows: np.ndarray, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
-    """held and cells (n, L) of a calibration's regions."""
-    held, cells = np.zeros((2, len(rows), len(calibration.levels)))
-    group = calibration.group_of(samples.joint_type[rows], samples.quality[rows])
-    for g in np.unique(group):
-        its = np.flatnonzero(group == g)
-        thresholds = np.array(getattr(calibration.groups[g], calibration.kind))
-        for part in np.array_split(its, max(1, math.ceil(len(its) / CHUNK))):
-            ranked = ranking(samples, rows[part], calibration.groups[g].mixture)
-            held[part] = ranked.scores(samples.cells[rows[part]])[:, None] <= thresholds
-            cells[part] = ranked.counts(np.broadcast_to(thresholds, (len(part), len(thresholds))))
-    return held.astype(bool), cells
+def calibrated(
+    samples: Samples, rows: np.ndarray, calibration: Calibration, kinds: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """held and cells (n, L) of a calibration's regions of each kind."""
+    shape = (len(rows), len(calibration.levels))
+    answers = {kind: (np.zeros(shape, bool), np.zeros(shape)) for kind in kinds}
+    types = samples.joint_type[rows]
+    bins = calibration.bins(types, samples.quality[rows])
+    for part in chunks(np.arange(len(rows))):
+        mixture = types[part] * QUALITY_BINS + bins[part]
+        ranked = ranking(samples, rows[part], calibration.predictor, mixture)
+        score = ranked.scores(samples.cells[rows[part]])
+        for kind, (held, cells) in answers.items():
+            thresholds = calibration.thresholds(types[part], bins[part], kind)
+            held[part] = score[:, None] <= thresholds
+            cells[part] = np.count_nonzero(ranked.inside(thresholds), axis=(2, 3)).T
+    return answers

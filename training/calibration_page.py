@@ -64,6 +64,14 @@ Not a safety function; no PL or SIL claimed; not for the sole protection of pers
 {% endfor %}
 </table></div>
 
+<h2>All joints of a person at once</h2>
+<div class="scroll"><table>
+<tr><th>persons all of whose joints in the window are held, % of {{ r.together.marginal.persons }}</th>{% for l in r.levels %}<th>{{ l | level }}</th>{% endfor %}<th>area / box at {{ level | level }}</th></tr>
+{% for kind, table in r.together.items() %}<tr><td>{{ kind }} regions</td>{% for l in r.levels %}<td>{{ table.levels[l | string].coverage | percent }}</td>{% endfor %}<td>{{ "%.3f" | format(table.levels[key].mean_area_per_box) }}</td></tr>
+{% endfor %}
+<tr><td>simultaneous: 95 % interval over photographs</td>{% for l in r.levels %}{% set ci = r.together.simultaneous.levels[l | string].ci95 %}<td>{{ ci[0] | percent }} – {{ ci[1] | percent }}</td>{% endfor %}<td></td></tr>
+</table></div>
+
 <h2>Truth in exact zeros of the map</h2>
 <p>{{ r.zeros.share | percent }} % of {{ r.zeros.n }} keypoints lie where the map is exactly 0: no threshold on its mass can hold them.</p>
 <table><tr><th></th><th>keypoints</th><th>in exact zeros</th></tr>
@@ -77,7 +85,9 @@ Not a safety function; no PL or SIL claimed; not for the sole protection of pers
 <tr><td>Brier score</td><td>{{ "%.4f" | format(p.brier_raw) }}</td><td>{{ "%.4f" | format(p.brier) }}</td></tr>
 <tr><td>ECE (perfect: {{ "%.4f" | format(p.ece_of_perfect_calibration) }})</td><td>{{ "%.4f" | format(p.ece_raw) }}</td><td>{{ "%.4f" | format(p.ece) }}</td></tr>
 <tr><td>NLL</td><td></td><td>{{ "%.4f" | format(p.nll) }}</td></tr>
-<tr><td>called OUT though in (upper bound if keypoints were independent)</td><td></td><td>{{ "%.2f" | format(100 * p.dropped_given_present) }} % ({{ "%.2f" | format(100 * p.dropped_upper_bound) }} %)</td></tr>
+<tr><td>regions dropped though the joint is in</td><td></td><td>none, in no state</td></tr>
+<tr><td>called OUT though in (upper bound if keypoints were independent)</td><td></td><td>{{ "%.2f" | format(100 * p.called_out_given_present) }} % ({{ "%.2f" | format(100 * p.called_out_upper_bound) }} %)</td></tr>
+<tr><td>the bound with one keypoint of each of {{ p.photographs }} photographs ({{ p.photographs_for_bound }} without one would show {{ p.drop | level }} %)</td><td></td><td>{{ "%.1f" | format(100 * p.called_out_upper_bound_photographs) }} %</td></tr>
 <tr><td>called IN though out (nominal {{ p.alpha | level }} %)</td><td></td><td>{{ p.called_in_given_absent | percent }} %</td></tr>
 </table>
 <p>Quality against the true OKS: calibration error {{ "%.4f" | format(r.quality_error[0]) }} of the network, {{ "%.4f" | format(r.quality_error[1]) }} calibrated.</p>
@@ -106,7 +116,7 @@ def _plot(report: dict[str, Any]) -> str:
         coverage = [100 * table[str(level)]["coverage"] for level in report["levels"]]
         area = [table[str(level)]["mean_area_per_box"] for level in report["levels"]]
         style = {"color": COLOURS.get(name, GREY), "marker": "o", "markersize": 3, "lw": 2 if name == "ours" else 1.2}
-        dash = {"conformal ellipse": ":", "conformal ball, groups of ours": "--"}.get(name, "-")
+        dash = {"conformal ellipse": ":", "conformal ball, by quality": "--"}.get(name, "-")
         left.plot([100 * level for level in report["levels"]], coverage, dash, label=name, **style)
         right.plot(coverage, area, dash, **style)
     left.plot([45, 100], [45, 100], color="#0f172a", lw=0.8)

@@ -26,6 +26,7 @@ from probpose_training.metrics.bootstrap import bootstrap
 from probpose_training.temperature import TEMPERATURES, MapMass, Temperatures
 
 OURS = "ours"
+KINDS = ("marginal", "simultaneous")
 STRATUM_LEVEL = 0.95
 SMALL_BOX = 96**2  # px^2
 
@@ -68,6 +69,7 @@ def coverage(
 
     totals: dict[str, _Total] = {}
     pooled: list[np.ndarray] = []
+    together = {kind: _TogetherTotal(samples, rows, len(levels), box_share) for kind in KINDS}
     presence = _PresenceTotal(samples)
     quality: list[tuple[float, float]] = []
     first: tuple[float, float, int] = (math.nan, math.nan, 0)
@@ -77,8 +79,10 @@ def coverage(
         calibration = calibrate(samples, likelihoods, part, settings, subject)
         here = part[photographs]
         test = np.flatnonzero(here == TEST)
-        group = calibration.group_of(types, samples.quality[rows])
-        answers = {OURS: calibrated(samples, rows[test], calibration)}
+        ours = calibrated(samples, rows[test], calibration, KINDS)
+        for kind in KINDS:
+            together[kind].add(test, *ours[kind])
+        answers = {OURS: ours["marginal"]}
         answers["raw map mass"] = raw.held[test], raw.cells[test]
         if temperature:
             best = temperature.best(np.flatnonzero(here != TEST))
@@ -86,7 +90,7 @@ def coverage(
             mass = temperature.masses[best]
             answers["temperature scaling (paper)"] = mass.held[test], mass.cells[test]
         answers["conformal ball"] = balls(here, types, levels)
-        answers["conformal ball, groups of ours"] = balls(here, group, levels)
+        answers["conformal ball, by quality"] = balls(here, calibration.bins(types, samples.quality[rows]), levels)
         answers["conformal ellipse"] = ellipses(here, types, levels)
         for name, (held, cells) in answers.items():
             totals.setdefault(name, _Total(len(rows), len(levels))).add(test, held, cells, window)
@@ -114,6 +118,7 @@ def coverage(
         "one_keypoint_per_photograph": {
             "level": levels[_nearest(levels)], "ci95": list(first[:2]), "photographs": first[2],
         },
+        "together": {kind: total.table(levels) for kind, total in together.items()},
         "strata": _strata(samples, rows, share[:, _nearest(levels)], totals[OURS], box_share, _nearest(levels)),
         "temperatures": [TEMPERATURES[i] for i in chosen], "presence": presence.table(settings),
         "quality_error": np.mean(quality, axis=0).tolist(),
@@ -153,19 +158,57 @@ class _Total:
         }
 
 
+class _TogetherTotal:
+    """Persons all of whose joints in the window are held, and the mean area of their regions."""
+
+    def __init__(self, samples: Samples, rows: np.ndarray, levels: int, box_share: np.ndarray) -> None:
+        self.person, self.box_share = samples.person[rows], box_share
+        persons, first = np.unique(self.person, return_index=True)
+        self.photographs = np.full(persons.max() + 1, -1)
+        self.photographs[persons] = samples.photograph[rows[first]]
+        self.held, self.count = np.zeros((len(self.photographs), levels)), np.zeros((len(self.photographs), 1))
+        self.area, self.keypoints = np.zeros(levels), 0
+
+    def add(self, test: np.ndarray, held: np.ndarray, cells: np.ndarray) -> None:
+        persons, place = np.unique(self.person[test], return_inverse=True)
+        everything = np.ones((len(persons), held.shape[1]), bool)
+        np.logical_and.at(everything, place, held)
+        self.held[persons] += everything
+        self.count[persons] += 1
+        self.area += (cells * self.box_share[test, None]).sum(axis=0)
+        self.keypoints += len(test)
+
+    def table(self, levels: Sequence[float]) -> dict[str, Any]:
+        """By level: coverage of persons with its interval over photographs, and mean area of a region."""
+        tested = self.count[:, 0] > 0
+        share = self.held[tested] / self.count[tested]
+        intervals = _intervals(share, self.photographs[tested], levels)
+        area = self.area / self.keypoints
+        return {
+            "persons": int(tested.sum()),
+            "levels": {
+                str(level): {
+                    "coverage": float(self.held[:, i].sum() / self.count.sum()), "ci95": list(intervals[str(level)]),
+                    "mean_area_per_box": float(area[i]),
+                }
+                for i, level in enumerate(levels)
+            },
+        }  # fmt: skip
+
+
 class _PresenceTotal:
     """Presence on TEST, after calibration."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.figures: list[dict[str, float]] = []
-        self.dropped = self.missed = self.inside = self.outside = 0
+        self.called_out = self.missed = self.inside = self.outside = 0
 
     def add(self, part: np.ndarray, calibration: Calibration) -> None:
         test = part[self.samples.photograph] == TEST
         present, raw = self.samples.present[test], self.samples.presence[test]
         states, probability = calibration.presence.states(raw), calibration.presence.reliability(raw)
-        self.dropped += int((states[present] == KeypointState.OUT).sum())
+        self.called_out += int((states[present] == KeypointState.OUT).sum())
         self.missed += int((states[~present] == KeypointState.IN).sum())
         self.inside += int(present.sum())
         self.outside += int((~present).sum())
@@ -180,15 +223,29 @@ class _PresenceTotal:
 
     def table(self, settings: Settings) -> dict[str, float]:
         means = {name: float(np.nanmean([row[name] for row in self.figures])) for name in self.figures[0]}
-        n_in, n_out = int(self.samples.present.sum()), int((~self.samples.present).sum())
-        rate = self.dropped / max(self.inside, 1)
+        inside = self.samples.present
+        n_in, n_out = int(inside.sum()), int((~inside).sum())
+        photographs = len(np.unique(self.samples.photograph[inside]))
+        rate = self.called_out / max(self.inside, 1)
         return {
             **means, "in": n_in, "out": n_out, "alpha": settings.alpha, "drop": settings.drop,
-            "dropped_given_present": rate,
-            # As if the keypoints were independent, which they are not: the bound is no better than this.
-            "dropped_upper_bound": clopper_pearson(round(rate * n_in), n_in)[1],
+            "called_out_given_present": rate,
+            # As if the keypoints were independent, which they are not; and one of each photograph, which are.
+            "called_out_upper_bound": clopper_pearson(round(rate * n_in), n_in)[1],
+            "called_out_upper_bound_photographs": clopper_pearson(round(rate * photographs), photographs)[1],
+            "photographs": photographs,
+            "photographs_for_bound": enough_for(settings.drop) if settings.drop else 0,
             "called_in_given_absent": self.missed / max(self.outside, 1),
         }  # fmt: skip
+
+
+def enough_for(share: float, confidence: float = 0.95) -> int:
+    """Trials without a single event after which the Clopper-Pearson interval ends at or below this share.
+
+    >>> enough_for(1e-3), clopper_pearson(0, enough_for(1e-3))[1] <= 1e-3 < clopper_pearson(0, enough_for(1e-3) - 1)[1]
+    (3688, True)
+    """
+    return math.ceil(math.log((1 - confidence) / 2) / math.log1p(-share))
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -201,6 +258,11 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
     high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
     return low, high
+
+
+def stratum_level(levels: Sequence[float]) -> float:
+    """The level at which strata are shown."""
+    return levels[_nearest(levels)]
 
 
 def _nearest(levels: Sequence[float]) -> int:
@@ -257,14 +319,15 @@ def _strata(
     return table
 
 
-def write_report(calibration: Path, report: dict[str, Any]) -> Path:
-    """``F.report.json`` and ``F.report.html`` beside ``F.calibration.json``; the path of the page."""
+def write_report(calibration: Path, report: dict[str, Any], folder: str | None = None) -> Path:
+    """``F.report.json`` and ``F.report.html`` beside ``F.calibration.json`` or in a folder; the path of the page."""
     from probpose_training.calibration_page import write_page
 
-    name = calibration.name.removesuffix(SUFFIX)
-    calibration.with_name(f"{name}.report.json").write_text(json.dumps(json.loads(to_json(report)), indent=1) + "\n")
-    page = calibration.with_name(f"{name}.report.html")
-    write_page(page, report, report["levels"][_nearest(report["levels"])])
+    name, place = calibration.name.removesuffix(SUFFIX), Path(folder) if folder else calibration.parent
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{name}.report.json").write_text(json.dumps(json.loads(to_json(report)), indent=1) + "\n")
+    page = place / f"{name}.report.html"
+    write_page(page, report, stratum_level(report["levels"]))
     return page
 
 
@@ -301,15 +364,26 @@ def print_report(report: dict[str, Any]) -> None:
             f"  {row['stratum']:34s}{row['n']:6d}  {row['coverage']:8.1%}  {low:5.1%} .. {high:5.1%}"
             f"   {row['mean_area_per_box']:8.3f} {row['whole_window']:6.1%}"
         )
+    for kind, table in report["together"].items():
+        values = "".join(f"{100 * table['levels'][str(level)]['coverage']:8.1f}" for level in levels)
+        area = table["levels"][str(strata)]["mean_area_per_box"]
+        if kind == "marginal":
+            print(f"\nall joints of a person in the window at once, {table['persons']} persons, percent")
+        print(f"  {kind + ' regions':35s}{values}   {area:8.3f}")
+    low, high = report["together"]["simultaneous"]["levels"][str(strata)]["ci95"]
+    print(f"  simultaneous at {strata:g}, 95 % interval over photographs: {low:.1%} .. {high:.1%}")
     p = report["presence"]
     print(
         f"\npresence ({p['in']} in, {p['out']} out of the window): AUROC {p['auroc']:.3f}, "
         f"Brier {p['brier_raw']:.4f} -> {p['brier']:.4f}, "
         f"ECE {p['ece_raw']:.4f} -> {p['ece']:.4f} ({p['ece_of_perfect_calibration']:.4f} if perfect), "
         f"NLL {p['nll']:.4f}\n"
-        f"  called OUT though in: {p['dropped_given_present']:.2%} "
-        f"(bound {p['dropped_upper_bound']:.2%} if keypoints were independent); "
-        f"called IN though out: {p['called_in_given_absent']:.1%} (nominal {p['alpha']:g})"
+        f"  regions dropped though the joint is in: none, a keypoint keeps its region in every state\n"
+        f"  called OUT though in: {p['called_out_given_present']:.2%} (bound {p['called_out_upper_bound']:.2%} if "
+        f"keypoints were independent; {p['called_out_upper_bound_photographs']:.1%} with one of each of "
+        f"{p['photographs']} photographs; {p['photographs_for_bound']} photographs without one would show "
+        f"{p['drop']:g})\n"
+        f"  called IN though out: {p['called_in_given_absent']:.1%} (nominal {p['alpha']:g})"
     )
     before, after = report["quality_error"]
     print(f"quality against the true OKS: calibration error {before:.4f} -> {after:.4f}")

@@ -148,17 +148,18 @@ def _load(kind: str, name: str) -> str:
 
 def _calibration() -> Finding:
     """Of the defaults; a params file or --calibration may name another one."""
-    from probpose_ros.calibration import find_calibration, load_calibration
+    from probpose_ros.calibration import beside, load_calibration
     from probpose_ros.config import PipelineConfig
+    from probpose_ros.models import find_model
 
-    if not (name := PipelineConfig().calibration):
-        fix = "probpose calibrate, on labelled images of your site (docs/calibrate.md)"
-        return Finding("calibration", False, "none by default: no region is valid", fix)
     try:
-        path = find_calibration(name)
+        path = beside(find_model(PipelineConfig().model))
+        if not path.is_file():
+            fix = "probpose calibrate, on labelled images of your site (docs/calibrate.md)"
+            return Finding("calibration", False, "none beside the default model: no region is valid", fix)
         load_calibration(path)
     except (ValueError, OSError) as error:
-        return Finding("calibration", False, _first_line(error), "probpose calibrate, or leave the option empty")
+        return Finding("calibration", False, _first_line(error), "probpose calibrate, or set the option to ''")
     return Finding("calibration", True, str(path))
 
 

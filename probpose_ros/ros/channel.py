@@ -71,7 +71,7 @@ class ModelFacts:
             pose.info.name, detector.info.name, pipeline.backend,
             file_sha256(pose.path), file_sha256(detector.path),
             pipeline.calibration_id, calibration.sha256 if calibration else "", pipeline.calibration_error,
-            calibration.delta if calibration and calibration.kind == "pac" else math.nan, pipeline.backend_problem,
+            calibration.delta_of(pipeline.config.region_kind) if calibration else math.nan, pipeline.backend_problem,
         )  # fmt: skip
 
 

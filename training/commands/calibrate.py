@@ -42,7 +42,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--levels", type=float, nargs="+", metavar="L", help="in (0, 1) (default: .5 .68 .8 .9 .95 .99)"
     )
-    parser.add_argument("--kind", choices=("marginal", "pac"), default="marginal", help="what the regions promise")
+    parser.add_argument(
+        "--kind", choices=("marginal", "pac", "simultaneous", "simultaneous_pac"), default="marginal",
+        help="what the regions promise unless the option region_kind says otherwise: for each joint, or for all of a "
+        "person at once (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--delta", type=float, default=0.05, help="1 - confidence of pac (default: %(default)s)")
     parser.add_argument(
         "--alpha", type=float, default=0.05,
@@ -50,18 +54,23 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--drop", type=float, default=0.001,
-        help="share of keypoints in the window that may be called OUT and lose their region; 0: never "
+        help="share of keypoints in the window that may be called OUT (they keep their region); 0: none "
         "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--min-group", type=int, default=500, metavar="N",
-        help="least keypoints per threshold; smaller groups of joints and quality are merged (default: %(default)s)",
+        "--min-group", type=int, default=100, metavar="N",
+        help="least keypoints per threshold; joint types with fewer share theirs, those with five times as many in "
+        "each quarter of predicted quality have one for each (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--reshuffles", type=int, default=100, metavar="N",
         help="splits of the photographs for the report; 0: no report (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the file's own split (default: %(default)s)")
+    parser.add_argument("--report", metavar="DIR", help="folder of the report (default: beside the file)")
+    parser.add_argument(
+        "--page", metavar="PAGE.md", help="put the report between the comments 'coverage' of this Markdown page, too"
+    )
     parser.set_defaults(run=run)
 
 
@@ -88,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         tuple(args.levels or LEVELS), args.kind, args.delta, args.alpha, args.drop, args.min_group
     )  # fmt: skip
     sets = [(read_coco(path), folder) for path, folder in zip(args.annotations, args.images, strict=True)]
-    config = PipelineConfig(model=args.model, detector=args.detector)
+    config = PipelineConfig(model=args.model, detector=args.detector, calibration="")
     pipeline = Pipeline(config, GivenBoxes({}) if args.boxes == "gt" else None)
     if not pipeline.pose.has_probmap:
         raise ValueError(f"{pipeline.pose.path}: gives no maps; make it with 'probpose export --with-probmap'")
@@ -106,21 +115,27 @@ def run(args: argparse.Namespace) -> int:
         return _temperature(samples, settings.levels, pipeline.pose.path, out)
     boxes = GIVEN_BOXES if args.boxes == "gt" else pipeline.detector.info.name
     data = ", ".join(Path(path).name for path in args.annotations)
-    return _regions(samples, settings, pipeline.subject, out, data, boxes, args.reshuffles, args.seed)
+    return _regions(samples, settings, pipeline.subject, out, data, boxes, args)
 
 
-def _regions(samples, settings, subject, out, data, boxes, reshuffles, seed) -> int:  # type: ignore[no-untyped-def]
+def _regions(samples, settings, subject, out, data, boxes, args) -> int:  # type: ignore[no-untyped-def]
+    from pathlib import Path
+
     import numpy as np
 
     from probpose_training.calibrate import SHARES, Likelihoods, calibrate, split, unsupported
-    from probpose_training.calibration_report import coverage, print_report, write_report
+    from probpose_training.calibration_markdown import write_markdown
+    from probpose_training.calibration_report import coverage, print_report, stratum_level, write_report
 
     likelihoods = Likelihoods(samples)
     # The file has no need of a TEST part; the report measures the same procedure with one.
-    part = split(int(samples.photograph.max()) + 1, seed, SHARES[:2])
+    part = split(int(samples.photograph.max()) + 1, args.seed, SHARES[:2])
     known = int((part >= 0).sum())
     provenance = {
-        "data": data, "boxes": boxes, "seed": str(seed), "photographs": str(known), "keypoints": str(len(samples)),
+        "data": data, "boxes": boxes, "seed": str(args.seed), "photographs": str(known),
+        "keypoints": str(len(samples)),
+        "note": "Made from all of these photographs: figures of this file on them are not a test. What the method "
+        "covers on photographs that did not make the file was measured over reshuffles, see the report.",
     }  # fmt: skip
     calibration = calibrate(samples, likelihoods, part, settings, subject, provenance)
     for line in (lines := unsupported(calibration)):
@@ -130,11 +145,13 @@ def _regions(samples, settings, subject, out, data, boxes, reshuffles, seed) -> 
             f"too few samples: {len(samples)} keypoints of {known} photographs support none of the levels; "
             "nothing written"
         )
-    if reshuffles:  # first: what cannot be tested is not written
-        report = coverage(samples, likelihoods, settings, subject, reshuffles)
+    if args.reshuffles:  # first: what cannot be tested is not written
+        report = coverage(samples, likelihoods, settings, subject, args.reshuffles)
         report.update(model=subject.model, model_sha256=subject.model_sha256, data=data, boxes=boxes, unsupported=lines)
         print_report(report)
-        print(f"report: {write_report(out, report)}")
+        print(f"report: {write_report(out, report, args.report)}")
+        if args.page:
+            write_markdown(Path(args.page), report, stratum_level(report["levels"]))
     out.write_text(calibration.to_json() + "\n")
     print(f"calibration: {out}")
     return 0

@@ -28,7 +28,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="people's boxes: annotated, detected, or COCO detection results (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--calibration", default=defaults.calibration, metavar="C",
+        "--calibration", default="", metavar="C",
         help="calibration of this model and these boxes; the regions of results.json are then valid, at its levels",
     )  # fmt: skip
     parser.add_argument(
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         boxes = evaluation.true_boxes(dataset)
     else:
         boxes = None if args.boxes == "detector" else evaluation.read_boxes(args.boxes, dataset.images)
-    config = PipelineConfig(model=args.model, detector=args.detector)
+    config = PipelineConfig(model=args.model, detector=args.detector, calibration="")
     if args.calibration:
         levels = load_calibration(find_calibration(args.calibration)).levels
         config = replace(config, calibration=args.calibration, levels=list(levels))
