@@ -140,7 +140,9 @@ def _zones(person: Body, age: float, config: NodeConfig, camera: Camera | None) 
     box = person.box + _pixels(person, np.array(config.zone_body_speed * max(age, 0.0)))
     whole = np.maximum(parts.max(axis=0), np.minimum(box, person.limit))
     supports = np.concatenate([whole[None], parts])
-    valid = np.concatenate([[(person.valid & bounded).all()], person.valid & bounded])
+    numbers = np.isfinite(supports).all(axis=1)  # of a bbox that is none there are no numbers
+    supports = np.where(numbers[:, None], supports, person.limit)
+    valid = np.concatenate([[(person.valid & bounded).all()], person.valid & bounded]) & numbers
     near = np.maximum(person.near - person.slack - moved, 0.0)
     far = person.far + person.slack + moved
     near, far = np.concatenate([[near.min()], near]), np.concatenate([[far.max()], far])

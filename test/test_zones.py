@@ -12,6 +12,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_models import person_image
 from world_person import CAMERA, person_in_view, posed, random_body
 
@@ -237,6 +239,32 @@ def test_statures_the_wrong_way_round_are_refused():
         NodeConfig(shortest_person=2.1)
 
 
+numbers = st.floats(width=32) | st.sampled_from([0.0, 1e30, float("nan"), float("inf")])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(numbers, min_size=4, max_size=4), st.lists(numbers, min_size=34, max_size=34),
+    st.lists(st.integers(0, 3), min_size=17, max_size=17), st.booleans(), numbers,
+)  # fmt: skip
+def test_whatever_the_numbers_polygons_are_finite_and_nothing_is_promised_about_nonsense(
+    box, points, states, seen, age
+):
+    """Nonsense in a result: never an error, never a polygon that is none, and no promise without a regular bbox."""
+    picture = person_in_view(posed())
+    picture = replace(
+        picture, bbox=np.array(box, np.float32), keypoints=np.array(points, np.float32).reshape(17, 2),
+        states=np.array(states, np.uint8), regions=picture.regions if seen else None,
+    )  # fmt: skip
+    depth = DepthImage(np.full((480, 640), 2.9, np.float32), 0.0)
+    with np.errstate(all="ignore"):
+        for camera, image in ((CAMERA, depth), (CAMERA, None), (None, None)):
+            for zone in zones_at(bodies(frame(picture), CONFIG, camera, image, 0.0), age, CONFIG, camera):
+                assert np.isfinite(zone.polygon).all() and zone.polygon.shape == (16, 2)
+                assert seen or not zone.valid
+                assert np.isnan(zone.distance) or zone.distance >= 0
+
+
 # --- metres
 
 
@@ -357,4 +385,4 @@ def test_zones_of_a_person_take_well_under_a_millisecond():
         began = time.thread_time()
         zones_at(bodies(people, CONFIG, CAMERA, depth, 0.0), 0.1, CONFIG, CAMERA)
         took.append(time.thread_time() - began)
-    assert min(took) < 2e-3, f"{1e3 * min(took):.2f} ms"
+    assert min(took) < 1e-3, f"{1e3 * min(took):.2f} ms"
