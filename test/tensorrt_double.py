@@ -299,7 +299,7 @@ def make_pycuda(machine: Machine) -> ModuleType:
         machine.need_context()
         machine.pinned += 1
         array = np.full(shape, 77, dtype)
-        weakref.finalize(array, release_pinned)
+        weakref.finalize(array, release_pinned).atexit = False
         return array
 
     def memcpy_htod_async(device: DeviceAllocation, host: np.ndarray, stream: Stream) -> None:
@@ -563,6 +563,12 @@ def make_tensorrt(machine: Machine) -> ModuleType:
             self.scratch = machine.find(address, 4096)
 
         device_memory = property(fset=_set_scratch)
+
+        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+            """Of outputs too; an engine whose graph leaves a size open has -1 there, its context has the size."""
+            zeros = {n: np.zeros(shape, self.engine.tensors[n][1]) for n, shape in self.shape.items()}
+            (value,) = self.engine.session.run([name], zeros)
+            return value.shape
 
         def execute_async_v3(self, stream: int) -> bool:
             machine.need_context()

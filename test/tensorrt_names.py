@@ -27,7 +27,10 @@ VARIABLES = {
         "config": "IBuilderConfig", "profile": "IOptimizationProfile", "layer": "ILayer",
         "flags": "NetworkDefinitionCreationFlag", "plan": "IHostMemory",
     },
-    "tensorrt.py": {"trt": "", "runtime": "Runtime", "context": "IExecutionContext", "engine": "ICudaEngine"},
+    "tensorrt.py": {
+        "trt": "", "runtime": "Runtime", "context": "IExecutionContext", "engine": "ICudaEngine",
+        "self._engine": "ICudaEngine",
+    },
 }  # fmt: skip
 GIVES = {
     "OnnxParser.get_error": "ParserError", "IBuilderConfig.get_timing_cache": "ITimingCache",
@@ -60,6 +63,8 @@ def _dotted(node: ast.expr, variables: dict[str, str]) -> str | None:
     if isinstance(node, ast.Call):
         name = _dotted(node.func, variables)
         return GIVES.get(name or "")
+    if isinstance(node, ast.Attribute) and ast.unparse(node) in variables:
+        return variables[ast.unparse(node)]
     if isinstance(node, ast.Attribute):
         owner = _dotted(node.value, variables)
         if owner is None or (owner == "" and node.attr.startswith("__")):

@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -245,6 +247,31 @@ def test_a_dropped_session_frees_itself(machine, model):
     del session
     gc.collect()
     assert_nothing_left(machine)
+
+
+AT_EXIT = """
+import atexit, sys
+sys.path[:0] = {paths!r}
+import pytest
+from tensorrt_double import Machine, install
+machine = Machine()
+# The first to be registered is the last to run.
+atexit.register(lambda: print("left:", machine.allocations, machine.pinned, machine.contexts, machine.wrong_thread))
+install(machine, pytest.MonkeyPatch())
+from probpose_ros.backends import load
+session = load({model!r}, "tensorrt")
+assert machine.allocations and machine.contexts == 1
+"""
+
+
+def test_sessions_still_open_when_the_process_ends_are_freed(machine, model, folder):
+    """Else pycuda aborts: "The context stack was not empty upon module cleanup"."""
+    assert build(model) == 0
+    here = Path(__file__).parent
+    program = AT_EXIT.format(paths=[str(here), str(here.parent)], model=str(model))
+    environment = {**os.environ, "PROBPOSE_ENGINES": str(folder)}
+    answer = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0 and "left: {} 0 0 0" in answer.stdout, answer
 
 
 def test_wrong_input_is_refused(machine, model):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from threading import RLock, get_ident
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import RLock, Thread, current_thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,12 +33,15 @@ class GpuWorker:
     def __init__(self) -> None:
         self.cuda = import_pycuda()
         self.users = 0
-        self._thread = ThreadPoolExecutor(1, "tensorrt")
-        self._ident = self._thread.submit(get_ident).result()
+        self._jobs: SimpleQueue = SimpleQueue()
+        # A daemon, and no ThreadPoolExecutor: that would end its thread before sessions still open at the end of the
+        # process are freed, and pycuda aborts the process when a thread ends with a context.
+        self._thread = Thread(target=_serve, args=(self._jobs,), name="tensorrt", daemon=True)
+        self._thread.start()
         try:
             self.do(self._start)
         except self.cuda.Error as error:
-            self._thread.shutdown()
+            self._jobs.put(None)
             raise BackendError(f"CUDA cannot be used: {error}") from None
 
     @classmethod
@@ -58,13 +62,15 @@ class GpuWorker:
                 except self.cuda.Error as error:  # A lost device; there is nothing left to free.
                     logging.getLogger(__name__).error("the CUDA context could not be released: %s", error)
                 finally:
-                    self._thread.shutdown(wait=False)
+                    self._jobs.put(None)
 
     def do(self, function: Callable[..., Result], *args: Any) -> Result:
         """The function's result or exception, from the worker thread."""
-        if get_ident() == self._ident:  # The garbage collector, freeing a session, happened to run there.
+        if current_thread() is self._thread:  # The garbage collector, freeing a session, happened to run there.
             return function(*args)
-        return self._thread.submit(_call, function, *args).result()
+        answer: Future = Future()
+        self._jobs.put((answer, function, args))
+        return answer.result()
 
     def _start(self) -> None:
         self.cuda.init()
@@ -103,13 +109,17 @@ class Buffer:
         del self.host, self.device  # The pinned memory goes with its last reference.
 
 
-def _call(function: Callable[..., Result], *args: Any) -> Result:
-    try:
-        return function(*args)
-    except BaseException as error:
-        # An exception keeps the variables of its frames alive, and GPU memory must be freed in this thread.
-        cause: BaseException | None = error
-        while cause is not None:
-            traceback.clear_frames(cause.__traceback__)
-            cause = cause.__context__
-        raise
+def _serve(jobs: SimpleQueue) -> None:
+    """The thread: jobs (Future, function, arguments) until None."""
+    while (job := jobs.get()) is not None:
+        answer, function, args = job
+        try:
+            answer.set_result(function(*args))
+        except BaseException as error:
+            # An exception keeps the variables of its frames alive, and GPU memory must be freed in this thread.
+            cause: BaseException | None = error
+            while cause is not None:
+                traceback.clear_frames(cause.__traceback__)
+                cause = cause.__context__
+            answer.set_exception(error)
+        del job, answer, function, args  # Nothing of it stays here while the thread waits.

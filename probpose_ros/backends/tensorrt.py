@@ -101,7 +101,6 @@ class TensorRTSession:
         self._worker = worker = GpuWorker.acquire()
         network = _Network(worker, self._model, self.engine)
         self._free = weakref.finalize(self, _free, worker, network)
-        self._free.atexit = False  # The end of the process frees everything, and the thread is gone by then.
         try:
             worker.do(network.load, content)
         except BaseException:
@@ -152,13 +151,15 @@ class _Network:
                 f"{self._record.path}: TensorRT cannot load it ({self._reason('no reason given')}); rebuild: {how}"
             )
         try:
-            for i in range(engine.num_io_tensors):
-                name = engine.get_tensor_name(i)
-                rest = tuple(engine.get_tensor_shape(name))[1:]
-                dtype = np.dtype(_DTYPES[engine.get_tensor_dtype(name).name])
-                side = self.inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else self.outputs
-                side[name] = TensorSpec((None, *rest), dtype)
-                self._buffers[name] = Buffer(self._worker, (self._limit, *rest), dtype)
+            names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+            context = self._new_context()  # Tells the outputs' sizes, which an engine may leave open.
+            for name in names:
+                if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+                    self._add_tensor(self.inputs, name, tuple(engine.get_tensor_shape(name)))
+            self._set_shapes(context, self._limit)
+            for name in names:
+                if name not in self.inputs:
+                    self._add_tensor(self.outputs, name, tuple(context.get_tensor_shape(name)))
             self._load_cropper()
             for rows in range(1, min(self._limit, GRAPH_SIZES) + 1):
                 self._prepare(rows)
@@ -237,6 +238,11 @@ class _Network:
         self._scratch = self.cropper = self._engine = self._runtime = self._logger = None
         if errors:
             logging.getLogger(__name__).error("GPU memory of %s could not be freed: %s", self._model, errors[0])
+
+    def _add_tensor(self, side: dict[str, TensorSpec], name: str, shape: tuple[int, ...]) -> None:
+        dtype = np.dtype(_DTYPES[self._engine.get_tensor_dtype(name).name])
+        side[name] = TensorSpec((None, *shape[1:]), dtype)
+        self._buffers[name] = Buffer(self._worker, (self._limit, *shape[1:]), dtype)
 
     def _load_cropper(self) -> None:
         """Crops are cut on the GPU where the kernel is there; else on the CPU, and ``notes`` says why."""
