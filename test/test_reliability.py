@@ -22,6 +22,7 @@ import pytest
 from poisoned_models import DETECTOR_GREYS, GREYS, poisoned
 
 pytestmark = pytest.mark.ros
+from builtin_interfaces.msg import Time  # noqa: E402
 from fault_bench import (  # noqa: E402
     BAD,
     LIMIT,
@@ -40,11 +41,13 @@ from fault_bench import (  # noqa: E402
 )  # fmt: skip
 from rclpy.event_handler import SubscriptionEventCallbacks  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
 from test_calibration import example  # noqa: E402
 
 from probpose_ros.config import PipelineConfig  # noqa: E402
 from probpose_ros.pipeline import Pipeline  # noqa: E402
 from probpose_ros.ros import qos  # noqa: E402
+from probpose_ros.zones import RangeSource  # noqa: E402
 
 ROUNDS = int(os.environ.get("RELIABILITY_ROUNDS", "1"))
 FROZEN = 0.2  # s, the node's frozen_after
@@ -74,9 +77,20 @@ def models(tiny_detector_model: Path, tiny_pose_model: Path, tmp_path_factory: A
 
 
 @pytest.fixture(scope="module")
-def common(models: tuple[Path, Path]) -> Iterator[tuple[FaultBench, Camera]]:
+def calibration(models: tuple[Path, Path], tmp_path_factory: Any) -> Path:
+    """Of the models, with all levels: zones promise something, so that they have something to lose."""
+    subject = Pipeline(PipelineConfig(detector=str(models[0]), model=str(models[1]))).subject
+    made = example(subject)
+    made = replace(made, groups=tuple(replace(group, marginal=(0.4, 0.9)) for group in made.groups))
+    path = tmp_path_factory.mktemp("calibration") / "a.calibration.json"
+    path.write_text(made.to_json())
+    return path
+
+
+@pytest.fixture(scope="module")
+def common(models: tuple[Path, Path], calibration: Path) -> Iterator[tuple[FaultBench, Camera]]:
     """One node with one camera for all faults that pass by themselves."""
-    yield from running(FaultBench(*models, program=FAULTY))
+    yield from running(FaultBench(*models, program=FAULTY, calibration=calibration))
 
 
 @pytest.fixture
@@ -207,13 +221,13 @@ def test_faults_of_images_and_networks(fault: str, node: tuple[FaultBench, Camer
     suffer(bench, camera, rows[-1], *camera.change(pixels, alter), detect, silent=fault == "no images")
 
 
-def test_corrupt_jpeg(models: tuple[Path, Path], rows: list[Row]) -> None:
+def test_corrupt_jpeg(models: tuple[Path, Path], calibration: Path, rows: list[Row]) -> None:
     faults = {
         "JPEG cut short": changed(data=lambda msg: msg.data[: len(msg.data) // 2]),
         "JPEG of noise": changed(data=lambda msg: msg.data[:2].tobytes() + np.random.default_rng().bytes(5000)),
         "empty JPEG": changed(data=b""),
     }
-    for bench, camera in running(FaultBench(*models, compressed=True)):
+    for bench, camera in running(FaultBench(*models, compressed=True, calibration=calibration)):
         for fault, alter in faults.items():
             rows.append(Row("Images and networks", fault, ONE))
             suffer(bench, camera, rows[-1], *camera.change(lambda: scene(255), alter))
@@ -250,20 +264,82 @@ def test_another_resolution_is_unknown_for_one_image(node: tuple[FaultBench, Cam
     camera.fault = None
 
 
-def test_camera_info_that_does_not_fit(models: tuple[Path, Path], rows: list[Row]) -> None:
+def test_camera_info_that_does_not_fit(models: tuple[Path, Path], calibration: Path, rows: list[Row]) -> None:
     focal = itertools.count(300)
     faults = {
         "camera_info for another resolution": lambda: info(640, 480),
         "camera_info without a size": lambda: info(0, 0),
         "camera_info changes all the time": lambda: info(focal=float(next(focal))),
     }
-    for bench, camera in running(FaultBench(*models)):
+    for bench, camera in running(FaultBench(*models, calibration=calibration)):
         camera.send_infos()
         for fault, wrong in faults.items():
             rows.append(Row("camera_info and depth", fault, ONE))
             change = camera.change(lambda: scene(255), camera.with_info(wrong))
             # On a busy machine images overtake their camera_info, which comes on a topic of its own.
             suffer(bench, camera, rows[-1], *change, within=0)
+
+
+def test_depth_that_cannot_be_used(models: tuple[Path, Path], calibration: Path, rows: list[Row]) -> None:
+    """Zones lose their metres, and points for Nav2 become a wall; what is known in pixels stays."""
+    faults = {
+        "depth missing": lambda header: None,
+        "depth misaligned (other size)": lambda header: depth_image(header, 200, 100),
+        "depth all invalid": lambda header: depth_image(header, mm=0),
+        "depth of 1 s ago": lambda header: depth_image(Header(stamp=Time(sec=header.stamp.sec - 1))),
+        "depth in an unknown encoding": lambda header: depth_image(header, encoding="8UC1"),
+    }
+    measured = RangeSource.DEPTH
+
+    def sources(since: float) -> list[tuple[float, int, float]]:
+        """When zones came, what their distance rests on, and the distance."""
+        heard = [h for h in bench.heard["zones"] if h.at > since and h.message.zones]
+        return [(h.at, h.message.zones[0].range_source, h.message.zones[0].distance) for h in heard]
+
+    for bench, camera in running(FaultBench(*models, calibration=calibration)):
+        camera.send_infos()
+        publisher = bench.client.create_publisher(Image, "depth", 1)
+        with_info = camera.normal
+
+        def with_depth(make: Any, publisher: Any = publisher, with_info: Any = with_info) -> Callable[[Any], Any]:
+            def alter(msg: Any) -> Any:
+                if (depth := make(msg.header)) is not None:
+                    publisher.publish(depth)
+                return with_info(msg)
+
+            return alter
+
+        camera.normal = with_depth(depth_image)
+        for fault, make in faults.items():
+            row = Row("camera_info and depth", fault, ONE, "zones without metres")
+            rows.append(row)
+            for _ in range(ROUNDS):
+                bench.healthy()
+                started = time.monotonic()
+                bench.until(lambda t=started: [z for z in sources(t)[-1:] if z[1] == measured], "metres")
+                camera.fault = (lambda: scene(255), with_depth(make))
+                began = time.monotonic()
+
+                def lost(began: float = began) -> list[float]:
+                    """When zones came after the last with metres; several."""
+                    with_metres = [at for at, source, _ in sources(began) if source == measured]
+                    without = [at for at, _, _ in sources(max([began, *with_metres]))]
+                    return without if len(without) > 5 else []
+
+                reached = bench.until(lost, "zones without metres")[0]
+                assert all(np.isnan(distance) for at, _, distance in sources(began) if at >= reached)
+                camera.fault, ended = None, time.monotonic()
+                again = bench.until(lambda t=ended: [z for z in sources(t) if z[1] == measured], "metres again")[0][0]
+                faulty = next(sent.at for sent in camera.sent if sent.at > began and not sent.good)
+                row.said_ms.append(1e3 * max(0.0, reached - faulty))
+                good = next(sent.at for sent in camera.sent if sent.at > ended and sent.good)
+                row.recovered_ms.append(1e3 * max(0.0, again - good))
+                assert row.said_ms[-1] <= 1e3 * (0.1 + slack())
+
+
+def depth_image(header: Header, width: int = 320, height: int = 240, mm: int = 2500, encoding: str = "16UC1") -> Image:
+    data = np.full((height, width), mm, "<u2").tobytes()
+    return Image(header=header, width=width, height=height, step=2 * width, encoding=encoding, data=data)
 
 
 # --- the process ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from ros_bench import DOMAIN, bgr_to_image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from test_reliability import rows  # noqa: E402, F401  (fixture)
 
+from probpose_ros.transport import transport_environment  # noqa: E402
+
 NODE = "-m probpose_ros.ros.node"
 
 
@@ -31,6 +33,7 @@ def resources(pid: int) -> tuple[float, int, int]:
 
 def soak(models: tuple[Path, Path], frames: int) -> np.ndarray:
     """One image after the other, some broken, each answered; (samples, 3) of :func:`resources`."""
+    os.environ.update(transport_environment())  # on both ends
     rclpy.init(domain_id=DOMAIN)
     process = node_process(
         DOMAIN, ["-r", "__ns:=/probpose"], {"detector": models[0], "model": models[1], "stale_after": 10.0}, NODE,
@@ -155,8 +158,6 @@ def test_1080p_without_loss(tiny_detector_model: Path, tiny_pose_model: Path, ro
             process.wait()
         rclpy.shutdown()
     lost = frames - last.received
-    note = (
-        f"{frames} images of 1920 x 1080 at {rate:g} Hz: {lost} lost, {last.dropped} replaced (counted)"
-    )
+    note = f"{frames} images of 1920 x 1080 at {rate:g} Hz: {lost} lost, {last.dropped} replaced (counted)"
     rows.append(Row("Load", "1080p over the shipped transport profile", "-", "OK", note=note))
     assert lost == 0
