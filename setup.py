@@ -52,7 +52,7 @@ setup(
         ],
         "probpose.commands": [
             *commands(NAME, "run", "doctor", "fetch", "build-engine", "compare"),
-            *commands("probpose_training", "train", "evaluate", "crop-dataset"),
+            *commands("probpose_training", "train", "evaluate", "crop-dataset", "bench"),
             *commands("probpose_training", "import-checkpoint", "export", "calibrate"),
         ],
     },
