@@ -109,7 +109,8 @@ def test_coverage_is_nominal_to_a_third_of_a_point():
     for seed in range(40):
         samples = world(np.random.default_rng(100 + seed), persons=1500)
         part = method.split(1500, seed)
-        calibration = method.calibrate(samples, Likelihoods(samples), part, Settings(), SUBJECT)
+        likelihoods = Likelihoods(samples, np.flatnonzero(part[samples.photograph] == FIT))
+        calibration = method.calibrate(samples, likelihoods, part, Settings(), SUBJECT)
         found.append(coverage_of(calibration, samples, part))
         persons.append(coverage_of_persons(calibration, samples, part))
         test = part[samples.photograph] == TEST

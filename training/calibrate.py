@@ -66,15 +66,17 @@ class Settings:
 
 
 class Likelihoods:
-    """The density at the true cell of every present keypoint, of each part of every mixture: computed once.
+    """The density at the true cell of present keypoints, of each part of every mixture: computed once.
 
+    fitted: the keypoints that will be; None: any.
     parts: (BLURS, TAIL_WIDTHS, 3, N): own map, mirrored, tail; 0 where the keypoint is not present.
     """
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Samples, fitted: np.ndarray | None = None) -> None:
         self.parts = np.zeros((len(BLURS), len(TAIL_WIDTHS), 3, len(samples)))
         only_tails = [Mixture(0, 1, width) for width in TAIL_WIDTHS]
-        for rows in chunks(np.flatnonzero(samples.present)):
+        present = np.flatnonzero(samples.present)
+        for rows in chunks(present if fitted is None else np.intersect1d(fitted, present)):
             own, mirrored, cells = samples.own(rows), samples.mirrored(rows), samples.cells[rows]
             here = np.arange(len(rows)), cells[:, 1], cells[:, 0]
             group = np.zeros(len(rows), int)

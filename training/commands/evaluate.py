@@ -28,7 +28,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="people's boxes: annotated, detected, or COCO detection results (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--calibration", default="", metavar="C",
+        "--calibration", metavar="C",
         help="calibration of this model and these boxes; the regions of results.json are then valid, at its levels",
     )  # fmt: skip
     parser.add_argument(
