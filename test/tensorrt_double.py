@@ -71,6 +71,7 @@ class Machine:
     pinned: int = 0
     wrong_thread: int = 0
     contexts: int = 0
+    retained: int = 0
     builds: list[dict] = field(default_factory=list)
 
     def need_context(self) -> None:
@@ -249,6 +250,9 @@ def make_pycuda(machine: Machine) -> ModuleType:
             machine.current.context = None
             machine.contexts -= 1
 
+        def detach(self) -> None:
+            machine.retained -= 1
+
     class Device:
         def __init__(self, number: int) -> None:
             assert number == 0
@@ -263,6 +267,7 @@ def make_pycuda(machine: Machine) -> ModuleType:
             return 8 * 2**30
 
         def retain_primary_context(self) -> Context:
+            machine.retained += 1
             return Context()
 
     class Stream:

@@ -86,6 +86,7 @@ def free_memory() -> int:
         return cuda.mem_get_info()[0]
     finally:
         context.pop()
+        context.detach()
 
 
 @pytest.mark.parametrize("name", [MODEL, DETECTOR])

@@ -51,7 +51,7 @@ def make(models: tuple[Path, Path]) -> Iterator[Callable[..., Bench]]:
 
 
 def holds_nothing(machine: Machine) -> bool:
-    return not (machine.allocations or machine.pinned or machine.contexts or machine.graphs)
+    return not (machine.allocations or machine.pinned or machine.contexts or machine.retained or machine.graphs)
 
 
 def diagnosis(bench: Bench, wanted: Callable[[DiagnosticStatus], bool]) -> DiagnosticStatus:

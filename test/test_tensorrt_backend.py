@@ -74,7 +74,7 @@ def build(model, *options):
 
 def assert_nothing_left(machine):
     assert not machine.allocations and machine.pinned == 0 and machine.contexts == 0 and machine.wrong_thread == 0
-    assert not machine.graphs and machine.recording is None
+    assert not machine.graphs and machine.recording is None and machine.retained == 0
 
 
 # --- building

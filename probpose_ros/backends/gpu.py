@@ -82,6 +82,7 @@ class GpuWorker:
     def _stop(self) -> None:
         del self.stream
         self._context.pop()
+        self._context.detach()  # pycuda's own way, dropping the last reference, does not release a primary context.
         del self._context
 
 
