@@ -72,7 +72,7 @@ def test_messages_keep_their_promised_fields(name: str) -> None:
 def test_message_rules(name: str) -> None:
     fields, constants = read_message(name)
     assert not [field for field in fields if "free" in field.lower()], "no field may mean that space is free"
-    enums = {field for field in fields if field in ("state", "kind", "track_state")}
+    enums = {field for field in fields if field in ("state", "kind", "track_state", "range_source")}
     zeros = {constant for constant, value in constants.items() if value == 0}
     assert all(constant.endswith("UNKNOWN") for constant in zeros)
     assert len(zeros) == len(enums), f"every state has its own UNKNOWN = 0: {enums} against {zeros}"

@@ -78,12 +78,12 @@ def test_filled_ellipses_are_not_transparent_in_rviz() -> None:
     pytest.importorskip("probpose_msgs.msg", reason="needs ROS 2 (make test installs it)")
     from std_msgs.msg import Header
     from test_ros_convert import some_result
+    from test_ros_markers import LENS
 
     from probpose_ros.config import NodeConfig
-    from probpose_ros.ros.markers import Pinhole, people_markers
+    from probpose_ros.ros.markers import people_markers
 
-    camera = Pinhole(500.0, 500.0, 320.0, 240.0, 640, 480)
-    ellipses = people_markers(some_result(1), [], Header(), camera, NodeConfig()).markers[0]
+    ellipses = people_markers(some_result(1), [], Header(), LENS, NodeConfig()).markers[0]
     assert ellipses.type == ellipses.TRIANGLE_LIST and ellipses.colors
     assert all(ellipses.color.a * color.a > 0.2 for color in ellipses.colors)
 
