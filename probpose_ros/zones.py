@@ -86,7 +86,8 @@ class Body:
     reach: (K,) m, how far the joint may be from the second.
     box: (SIDES,) px, of the bbox. limit: (SIDES,) px, of what stands for "anywhere".
     valid: (P,) of body.PARTS. bounded: False where the zone is the whole view.
-    stature: m, supposed. distance: m, nothing of the body is nearer. angle: rad, its largest off the optical axis.
+    stature: m, supposed. angle: rad, the body's largest off the optical axis.
+    distance: (P,) m, nothing that the supports hold of a part is nearer along the optical axis.
     near, far: (P,) m along the optical axis. slack: (P,) m, by which a part may be nearer or farther than that.
     """
 
@@ -101,8 +102,8 @@ class Body:
     bounded: bool
     stature: float
     focal: float
-    distance: float
     angle: float
+    distance: np.ndarray
     near: np.ndarray
     far: np.ndarray
     slack: np.ndarray
@@ -137,7 +138,7 @@ def _zones(person: Body, age: float, config: NodeConfig, camera: Camera | None) 
     speed = np.where(body.IS_ARM, config.zone_arm_speed, config.zone_body_speed)
     moved = speed * max(age, 0.0)  # (P,) m; NaN where the age is not known
     parts, bounded = _grown(person, body.FLESH * person.stature + moved)
-    box = person.box + _pixels(person, np.array(config.zone_body_speed * max(age, 0.0)))
+    box = person.box + _pixels(person, config.zone_body_speed * max(age, 0.0), person.distance.min())
     whole = np.maximum(parts.max(axis=0), np.minimum(box, person.limit))
     supports = np.concatenate([whole[None], parts])
     numbers = np.isfinite(supports).all(axis=1)  # of a bbox that is none there are no numbers
@@ -168,20 +169,21 @@ def _grown(person: Body, growth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Supports (P, SIDES) of the parts grown by ``growth`` (P,) m, and whether they are within the limit (P,)."""
     metres = growth[:, None, None] + np.stack([np.zeros_like(person.reach), person.reach])  # (P, 2, K)
     used = body.MEMBERS[:, None] & np.isfinite(person.supports[..., 0])
-    px = np.where(used, _pixels(person, metres), 0.0)
+    px = np.where(used, _pixels(person, metres, person.distance[:, None, None]), 0.0)
     shapes = np.where(used[..., None], person.supports + px[..., None], -np.inf).max(axis=(1, 2))
     bounded = np.asarray((shapes <= person.limit).all(axis=-1) & person.bounded)
     return np.where(bounded[:, None], shapes, person.limit), bounded
 
 
-def _pixels(person: Body, metres: np.ndarray) -> np.ndarray:
-    """How many px a point of the body can move in the image while it moves ``metres``; infinity: anywhere.
+def _pixels(person: Body, metres: np.ndarray | float, distance: np.ndarray) -> np.ndarray:
+    """How many px a point that far away can move in the image while it moves ``metres``; infinity: anywhere.
 
     The rays that touch a ball around the point differ from the point's own by asin(metres / distance).
     """
-    with np.errstate(invalid="ignore"):
-        angle = person.angle + np.arcsin(metres * np.cos(person.angle) / person.distance)
-    return np.where(angle < np.pi / 2, person.focal * (np.tan(angle) - np.tan(person.angle)), np.inf)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        angle = person.angle + np.arcsin(metres * np.cos(person.angle) / distance)
+    px = person.focal * (np.tan(angle) - np.tan(person.angle))
+    return np.where((distance > metres) & (angle < np.pi / 2), px, np.inf)
 
 
 def _body(
@@ -192,12 +194,12 @@ def _body(
     lens = camera or Camera.assumed(*(np.ptp(view, axis=0) + 1).astype(int).tolist())
     low, high = apparent_size(person, config)
     near, far, slack, distance = _measured(supports, reach, view, depth, config.tallest_person)
-    source = RangeSource.DEPTH if np.isfinite(distance) else RangeSource.UNKNOWN
+    source = RangeSource.DEPTH if np.isfinite(distance).all() else RangeSource.UNKNOWN
     if source == RangeSource.DEPTH:
         stature, distance, slack = config.tallest_person, distance - late, slack + late
     else:
         # The smaller a person, the nearer: in the image all that follows from the size is largest for the shortest.
-        stature, distance = config.shortest_person, lens.focal / high
+        stature, distance = config.shortest_person, np.full_like(near, lens.focal / high)
         if config.assume_range and camera is not None and high > 0:
             source, slack = RangeSource.ASSUMED, slack + body.ARM * config.tallest_person
             near, far = np.full_like(near, min(camera.fx, camera.fy) / high), np.full_like(far, camera.focal / low)
@@ -210,10 +212,10 @@ def _body(
         supports=supports, reach=reach * stature, box=box,
         limit=support(view + edge * np.sign(view - view.mean(axis=0))),
         valid=(holds | ~body.MEMBERS).all(axis=1),
-        bounded=bool((person.states == KeypointState.IN).any()) and np.isfinite(distance),
-        stature=stature, focal=lens.focal, distance=distance,
+        bounded=bool((person.states == KeypointState.IN).any()),
+        stature=stature, focal=lens.focal,
         angle=float(np.arctan(np.sqrt((lens.ray_polygons(polygons(shown)) ** 2).sum(axis=-1).max()))),
-        near=near, far=far, slack=slack, source=source,
+        distance=distance, near=near, far=far, slack=slack, source=source,
     )  # fmt: skip
 
 
@@ -260,27 +262,29 @@ def apparent_size(person: Person, config: NodeConfig) -> tuple[float, float]:
 
 def _measured(
     supports: np.ndarray, reach: np.ndarray, view: np.ndarray, depth: DepthImage | None, stature: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """near, far, slack and distance of Body, from depth; all but slack are NaN if nothing of the body is measured."""
     near, far = np.full(len(body.PARTS), np.nan), np.full(len(body.PARTS), np.nan)
     slack = np.where(body.MEMBERS, reach, 0).max(axis=1) * stature
     if depth is None:
-        return near, far, slack, float("nan")
+        return near, far, slack, near
     own = np.where(body.MEMBERS[..., None], supports[0], -np.inf).max(axis=1)  # (P, SIDES)
     placed = np.flatnonzero(np.isfinite(own[:, 0]))
     for p, outline in zip(placed, polygons(own[placed])):
         if (interval := depth.interval(outline)) is not None:
             near[p], far[p] = interval[0], interval[1] + BEHIND
     measured = np.isfinite(near)
-    distance = float(near[measured].min()) if measured.any() else float("nan")
-    if measured.any():
-        # Bones bound how much nearer than a measured part another one is.
-        apart = body.REACH[:, body.MEMBERS[measured].any(axis=0)].min(axis=1) * stature  # (K,)
-        beyond = np.where(body.MEMBERS, apart, 0).max(axis=1)[~measured]
-        near[~measured], far[~measured] = distance - beyond, far[measured].max() + beyond
+    if not measured.any():
+        return near, far, slack, near
+    # Bones bound how much nearer than a measured part another one is.
+    apart = body.REACH[:, body.MEMBERS[measured].any(axis=0)].min(axis=1) * stature  # (K,)
+    beyond = np.where(body.MEMBERS, apart, 0).max(axis=1)[~measured]
+    near[~measured], far[~measured] = near[measured].min() - beyond, far[measured].max() + beyond
     # What reaches out of the image may come nearer there, unseen.
-    unseen = (own > support(view) + 1).any(axis=1)
-    return near, far, slack + np.where(unseen, body.SPAN * stature, 0), distance
+    unseen = np.where((own > support(view) + 1).any(axis=1), body.SPAN * stature, 0)
+    distance = near - unseen
+    distance[~np.isfinite(own[:, 0])] = distance[placed].min()  # only bounded by joints of other parts
+    return near, far, slack + unseen, distance
 
 
 def _corners(box: np.ndarray) -> np.ndarray:

@@ -377,6 +377,27 @@ def test_what_leaves_the_image_may_come_nearer_there():
     assert "left_shin" in nearer and "right_shin" in nearer and "head" not in nearer
 
 
+def test_a_part_that_is_not_measured_is_as_near_as_the_bones_let_it_be():
+    """A hand too close to the sensor leaves a hole: its zone comes nearer and grows, the others stay."""
+    joints = posed(z=3.0)
+    joints[9] = (0.3, 0.0, 2.75)  # left wrist
+    picture = person_in_view(joints)
+    values = np.full((480, 640), 2.9, np.float32)
+    whole = bodies(frame(picture), CONFIG, CAMERA, DepthImage(values, 0.0), 0.0)
+    middle = picture.keypoints[[7, 9]].mean(axis=0).round().astype(int)
+    values = values.copy()
+    values[middle[1] - 40 : middle[1] + 40, middle[0] - 22 : middle[0] + 40] = 0
+    holes = bodies(frame(picture), CONFIG, CAMERA, DepthImage(values, 0.0), 0.0)
+    for a, b in zip(*(zones_at(people, 0.1, CONFIG, CAMERA) for people in (whole, holes)), strict=True):
+        if b.part == "left_forearm":
+            bone = 0.146 * (1 + body.TOLERANCE) * CONFIG.tallest_person
+            assert a.near - b.near == pytest.approx(bone) and b.source == RangeSource.DEPTH
+            assert cv2.contourArea(b.polygon) > 1.1 * cv2.contourArea(a.polygon)
+        elif b.part not in ("person", "left_upper_arm"):
+            np.testing.assert_array_equal(a.polygon, b.polygon)
+            assert a.near == b.near
+
+
 def test_zones_of_a_person_take_well_under_a_millisecond():
     people = frame(person_in_view(posed()))
     depth = DepthImage(np.full((480, 640), 2.9, np.float32), 0.0)
