@@ -230,6 +230,27 @@ def check_regions(rng: np.random.Generator, rounds: int) -> None:
                 assert regions.valid[k, level] == np.isfinite(threshold)
 
 
+def test_regions_of_a_double_heatmap_lie_outside_the_crop_too():
+    # Merged maps have cells around the crop; there is nothing else to a double heatmap here.
+    codec = CODEC.extended(1.25)
+    (w, h), rng = codec.map_size, np.random.default_rng(12)
+    maps, transform = random_maps(rng, (NUM_KEYPOINTS, h, w)), random_transform(rng)
+    cells = np.column_stack([rng.integers(0, 5, NUM_KEYPOINTS), rng.integers(0, h, NUM_KEYPOINTS)])  # left of the crop
+    maps *= 0.5
+    maps[np.arange(NUM_KEYPOINTS), cells[:, 1], cells[:, 0]] += 0.5
+    quality, states = np.full((1, NUM_KEYPOINTS), 0.9), IN[None]
+    (regions,) = example().regions(maps[None], quality, states, [transform], codec, LEVELS)
+    centres = transform.to_image(codec.to_crop(cells))
+    assert (centres[:, 0] < transform.window[0]).all() and (regions.valid).all()
+    for k, polygons in enumerate(regions.polygons):
+        for polygon, ellipse in zip(polygons, regions.ellipses[k], strict=True):
+            assert in_convex(centres[k : k + 1], polygon).all() and in_ellipse(centres[k : k + 1], ellipse).all()
+    # Without enough data it is the whole of the merged map, not only the crop.
+    (regions,) = example().regions(maps[None], 0 * quality, states, [transform], codec, LEVELS)
+    whole = transform.window_size.prod() * w * h / (47 * 63)
+    np.testing.assert_allclose(regions.areas[:, 1], whole, rtol=1e-4)
+
+
 def test_too_few_samples_is_the_whole_window_and_not_valid():
     rng = np.random.default_rng(6)
     transform = random_transform(rng)
