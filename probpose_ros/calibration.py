@@ -211,7 +211,9 @@ class Calibration:
         measured = []
         for maps, its_good, its_mixture, its_thresholds in zip(probmaps, good, mixture, thresholds, strict=True):
             maps = with_placeholders(maps, its_good)
-            predictive = self.predictor(maps, maps[FLIP_INDEX], its_mixture)
+            # Where the map of the other side is not known, a joint's own stands for it.
+            mirrored = maps[np.where(its_good[FLIP_INDEX], FLIP_INDEX, np.arange(len(maps)))]
+            predictive = self.predictor(maps, mirrored, its_mixture)
             measured.append(measure(Ranking(predictive).inside(its_thresholds), predictive))
         valid = np.isfinite(thresholds) & (states != KeypointState.UNKNOWN)[..., None]
         return describe(measured, good, valid, transforms, codec, levels, KINDS[kind or self.kind])

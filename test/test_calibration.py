@@ -310,6 +310,18 @@ def test_what_is_not_known_is_not_valid(fault):
         assert [len(polygon) for polygon in regions.polygons[3]] == [0, 0]
 
 
+def test_a_joint_does_not_suffer_from_an_unknown_map_of_the_other_side():
+    rng = np.random.default_rng(13)
+    maps, transform, quality = random_maps(rng), random_transform(rng), np.full(NUM_KEYPOINTS, 0.9)
+    right = FLIP_INDEX[5]
+    itself = maps.copy()
+    itself[right] = maps[5]
+    maps[right] = np.nan
+    found, expected = (one(example(), m, quality, IN, transform, LEVELS) for m in (maps, itself))
+    np.testing.assert_allclose(found.areas[5], expected.areas[5])
+    assert found.valid[5].all() and not found.valid[right].any()
+
+
 def test_people_at_once_are_people_one_by_one():
     rng = np.random.default_rng(11)
     maps = np.stack([random_maps(rng) for _ in range(3)])
@@ -440,6 +452,14 @@ def test_bundled_calibrations_belong_to_bundled_models():
         for path in folder.glob(f"*{SUFFIX}"):
             calibration = load_calibration(path)
             assert calibration.subject.model_sha256 in {file_sha256(model) for model in folder.glob("*.onnx")}, path
+
+
+def test_the_page_shows_the_bundled_calibration():
+    folder = Path(__file__).parents[1]
+    page = (folder / "docs/calibration.md").read_text()
+    for path in (folder / "models").glob(f"*{SUFFIX}"):
+        subject = load_calibration(path).subject
+        assert f"Model `{subject.model}`, sha256 `{subject.model_sha256[:12]}...`" in page, path
 
 
 def test_every_quality_has_a_bin():
