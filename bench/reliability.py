@@ -47,7 +47,10 @@ def main() -> int:
         status = subprocess.run(command, cwd=ROOT, env=environment).returncode
         measured = json.loads(rows.read_text()) if rows.exists() else []
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    new = {(row["section"], row["fault"]): {**row, "date": date, "machine": machine()} for row in measured}
+    new = {
+        (row["section"], row["fault"]): {**row, "date": date, "machine": machine(), "scheduling": scheduling()}
+        for row in measured
+    }
     kept = {(row["section"], row["fault"]): row for row in record}
     merged = list({**kept, **new}.values())
     RECORD.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
@@ -59,6 +62,12 @@ def main() -> int:
 
 def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def scheduling() -> str:
+    """Of this process and its children; real-time (chrt -r 1) keeps other work out of the figures."""
+    real_time = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    return "real-time" if real_time else f"nice {os.nice(0)}"
 
 
 def table(rows: list[dict]) -> str:
@@ -88,7 +97,8 @@ def table(rows: list[dict]) -> str:
         "",
         f"Times: median / largest of {min(len(r['said_ms']) for r in rows if r['said_ms'])} rounds or more. Measured "
         f"{' and '.join(dict.fromkeys([dates[0], dates[-1]]))} on {rows[-1]['machine']}, while other work kept "
-        f"{min(loads):.0f} to {max(loads):.0f} processes running or waiting (load average): an idle machine is faster.",
+        f"{min(loads):.0f} to {max(loads):.0f} processes running or waiting (load average); scheduling: "
+        f"{', '.join(sorted({row['scheduling'] for row in rows}))}.",
     ]
     return "\n".join(lines)
 

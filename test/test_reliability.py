@@ -127,8 +127,8 @@ def suffer(
         reached = bench.settle(began, (PersonPoseArray.UNKNOWN,) if silent else BAD)
         ended = time.monotonic()
         end()
-        for topic in ("keypoints", "status"):
-            bench.next(topic, ended, (PersonPoseArray.OK,))
+        bench.until(lambda t=ended: [h for h in answers_since(bench, camera, t) if h.state == 1], "recovery")
+        bench.next("status", ended, (PersonPoseArray.OK,))
 
         during = {t: [h for h in bench.heard[t] if began < h.at < ended] for t in ("status", "zones", "keypoints")}
         for topic, heard in during.items():
@@ -150,12 +150,18 @@ def suffer(
         assert row.said_ms[-1] <= 1e3 * (0.1 + slack())
 
         again = [stamp for stamp, at in good.items() if at > ended]
-        answers = [heard for heard in answers if heard.stamp in set(again)]
+        answers = answers_since(bench, camera, ended)
         assert not within or any(heard.state != PersonPoseArray.UNKNOWN for heard in answers[:within])
         back = next(heard for heard in answers if heard.state == PersonPoseArray.OK)
         row.recovered_ms.append(1e3 * (back.at - good[again[0]]))
         row.recovered_frames.append(again.index(back.stamp) + 1)
         row.load = os.getloadavg()[0]
+
+
+def answers_since(bench: FaultBench, camera: Camera, moment: float) -> list[Any]:
+    """Results of good images that were sent after that moment."""
+    stamps = {sent.stamp for sent in camera.sent if sent.good and sent.at > moment}
+    return [heard for heard in bench.heard["keypoints"] if heard.stamp in stamps]
 
 
 def same(msg: Any) -> Any:
