@@ -104,12 +104,8 @@ def _module(module: str, purpose: str, fix: str, needed: bool) -> Finding:
         loaded = importlib.import_module(module)
     except Exception as error:  # noqa: BLE001 - a broken installation raises anything, and that is what to report
         absent = isinstance(error, ModuleNotFoundError) and (error.name or "") in module
-        found = (
-            f"not installed; for {purpose}"
-            if absent
-            else f"for {purpose}; {type(error).__name__}: {_first_line(error)}"
-        )
-        return Finding(module, False, found, fix, needed)
+        what = "not installed" if absent else f"{type(error).__name__}: {_first_line(error)}"
+        return Finding(module, False, f"for {purpose}; {what}", fix, needed)
     found = str(getattr(loaded, "__version__", "installed"))
     if module in OLDEST and _version(found) < OLDEST[module]:
         oldest = ".".join(map(str, OLDEST[module]))
@@ -120,7 +116,8 @@ def _module(module: str, purpose: str, fix: str, needed: bool) -> Finding:
         found += f" ({', '.join(loaded.get_available_providers())})"
     if module == "torch":
         # On a Jetson PyPI's torch has no CUDA; the runtime needs neither, so this is no fault.
-        found += f" (CUDA {loaded.version.cuda})" if loaded.cuda.is_available() else " (CPU only; the runtime needs no torch)"
+        cuda = f"CUDA {loaded.version.cuda}" if loaded.cuda.is_available() else "CPU only; the runtime needs no torch"
+        found += f" ({cuda})"
     return Finding(module, True, found, needed=needed)
 
 

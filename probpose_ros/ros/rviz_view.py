@@ -66,9 +66,13 @@ def camera_frame(image: str, camera_info: str) -> str:
     rclpy.init(args=[])
     node = rclpy.create_node("rviz_view")
     found: list[str] = []
+
+    def learn(msg: Any) -> None:
+        found.append(msg.header.frame_id)
+
     kind = CompressedImage if image.endswith(TRANSPORTS) else Image
     for type_, topic in ((kind, image), (CameraInfo, camera_info)):
-        node.create_subscription(type_, topic, lambda msg: found.append(msg.header.frame_id), qos.sensor_input())
+        node.create_subscription(type_, topic, learn, qos.sensor_input())
     said = time.monotonic()
     while not found:
         rclpy.spin_once(node, timeout_sec=0.2)
