@@ -503,7 +503,11 @@ def make_tensorrt(machine: Machine) -> ModuleType:
             if header["version"] != machine.version or tuple(header["sm"]) != machine.sm:
                 self.logger.fail("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Version tag mismatch)")
                 return None
-            return Engine(header["shapes"], model, self.logger)
+            try:
+                return Engine(header["shapes"], model, self.logger)
+            except Exception:  # onnxruntime's exceptions share no base; what TensorRT says of a file that is cut off
+                self.logger.fail("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization failed)")
+                return None
 
     class Engine:
         def __init__(self, shapes: dict, model: bytes, logger: ILogger) -> None:

@@ -16,7 +16,15 @@ import argparse
 import json
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from probpose_ros.detector import Detector
+    from probpose_ros.model_info import ModelInfo
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -34,6 +42,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--calibration-images", type=Path, metavar="DIR", help=calibration)
     strong = "write half precision into the network's types instead of leaving the choice to TensorRT 10"
     parser.add_argument("--strongly-typed", action="store_true", help=f"{strong} (always so with 11, and for int8)")
+    write = "only write the ONNX that TensorRT would be given; needs neither TensorRT nor a GPU, nor torch"
+    parser.add_argument("--write-onnx", type=Path, metavar="OUT.onnx", help=write)
     parser.add_argument("--no-compare", action="store_true", help="keep the engine without comparing it")
     parser.add_argument("--force", action="store_true", help="build even if the cache has this engine")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
@@ -56,10 +66,12 @@ def run(args: argparse.Namespace) -> int:
     path = find_model(args.model)
     reference = load(path, "onnxruntime")
     info = model_info(reference, path)
-    if not (args.images or args.no_compare or args.dry_run):
-        raise ValueError("name a folder of photographs with --images, to compare on, or give --no-compare")
     if args.precision == "int8" and not (args.calibration_images or args.dry_run):
         raise ValueError("int8 needs photographs to measure on: --calibration-images DIR")
+    if args.write_onnx:
+        return _write_onnx(args, path, info)
+    if not (args.images or args.no_compare or args.dry_run):
+        raise ValueError("name a folder of photographs with --images, to compare on, or give --no-compare")
     strong = args.strongly_typed
     try:
         device = engines.this_device()
@@ -86,13 +98,8 @@ def run(args: argparse.Namespace) -> int:
         print("it is there already; --force builds it again")
         return 0
 
-    images = read_images(args.images) if args.images else []
-    detector = _detector() if info.kind == "pose" and (images or args.calibration_images) else None
-    calibration = None
-    if args.precision == "int8":
-        calibration = inputs_of(info, read_images(args.calibration_images), detector)
-        print(f"int8: measuring the ranges of activations on {len(calibration)} inputs, on the CPU")
-    content = network_file(path, info.precision, args.precision, strong, calibration)
+    inputs = inputs_of(info, read_images(args.images), _detector(info)) if args.images else None
+    content = network_file(path, info.precision, args.precision, strong, _calibration_inputs(args, info))
 
     target.parent.mkdir(parents=True, exist_ok=True)
     batch = 1 if info.kind == "detector" else min(2, args.max_people)
@@ -103,10 +110,10 @@ def run(args: argparse.Namespace) -> int:
     built = engines.store(engine, path.name, fingerprint, _metadata(reference.metadata, args.precision))
     print(f"built in {time.monotonic() - started:.0f} s, {built.size / 1e6:.1f} MB")
     report: dict[str, float] = {}
-    if images:
+    if inputs is not None:
         with closing(TensorRTSession(path, built)) as session:
             print(f"runs on {session.backend}")
-            report = compare(reference, session, inputs_of(info, images, detector), info.kind, min(4, args.max_people))
+            report = compare(reference, session, inputs, info.kind, min(4, args.max_people))
         print(f"beside onnxruntime: {json.dumps({name: round(value, 5) for name, value in report.items()})}")
         if problems := beyond_limits(report, info.kind, args.precision):
             built.path.unlink()
@@ -114,6 +121,34 @@ def run(args: argparse.Namespace) -> int:
     engines.admit(built, report)
     print(f"use it: backend auto or tensorrt, model {path}")
     return 0
+
+
+def _write_onnx(args: argparse.Namespace, path: Path, info: ModelInfo) -> int:
+    """The network as TensorRT gets it: strongly typed for 10 and later, else as for 8.6."""
+    import onnx
+
+    from probpose_ros.backends.engine_network import network_file
+    from probpose_ros.model_info import METADATA_KEY
+
+    content = network_file(path, info.precision, args.precision, args.strongly_typed, _calibration_inputs(args, info))
+    model = onnx.load_from_string(content)
+    typed = args.precision == "fp16" and (args.strongly_typed or info.precision == "fp16-typed")
+    precision = args.precision if args.precision == "int8" else "fp16-typed" if typed else "fp32"
+    onnx.helper.set_model_props(model, {METADATA_KEY: replace(info, precision=precision).to_json()})
+    args.write_onnx.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(args.write_onnx))
+    print(f"{args.write_onnx}: {precision}, {args.write_onnx.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _calibration_inputs(args: argparse.Namespace, info: ModelInfo) -> np.ndarray | None:
+    from probpose_ros.backends.numerics import inputs_of, read_images
+
+    if args.precision != "int8":
+        return None
+    inputs = inputs_of(info, read_images(args.calibration_images), _detector(info))
+    print(f"int8: measuring the ranges of activations on {len(inputs)} inputs, on the CPU")
+    return inputs
 
 
 def _advice(strong: bool, args: argparse.Namespace) -> str:
@@ -141,11 +176,13 @@ def _compile_crop_kernel(sm: int) -> None:
         print(f"crops will be cut on the CPU: {error}")
 
 
-def _detector():  # noqa: ANN202
-    """The default person detector, for crops as the node cuts them; None where it is missing."""
+def _detector(info: ModelInfo) -> Detector | None:
+    """The default person detector, for crops as the node cuts them; None for a detector, and where it is missing."""
     from probpose_ros.config import PipelineConfig
     from probpose_ros.detector import Detector
 
+    if info.kind != "pose":
+        return None
     try:
         return Detector(PipelineConfig.detector, backend="onnxruntime")
     except (ValueError, OSError) as error:
