@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from probpose_ros.bags import STORAGES
 from probpose_ros.config import PipelineConfig
 
 VIRTUAL_FRAMES, CAMERA_FRAMES, RATE = 150, 300, 15.0
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the results (default: %(default)s)")
     parser.add_argument("--model", default=DEFAULTS.model, help="pose model, name or path (default: %(default)s)")
     parser.add_argument("--detector", default=DEFAULTS.detector, help="detector, name or path (default: %(default)s)")
+    parser.add_argument("--bag", choices=STORAGES, help="record a ROS 2 bag too: OUT/bag (needs ROS and rosbags)")
     parser.add_argument("--no-ros", action="store_true", help="run the pipeline in this process even if ROS is there")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the children are ended then too
@@ -47,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         ]
         if missing:
             print(f"ROS 2 is not here ({', '.join(missing)} missing): the same pipeline runs without it.")
+        if args.bag and (args.no_ros or missing):
+            raise ValueError(f"--bag {args.bag}: needs ROS; without it: probpose run SOURCE --bag {args.bag}")
         (run_without_ros if args.no_ros or missing else run_with_ros)(args, frames, rate)
     except (DemoError, ValueError, OSError) as error:
         print(f"demo: error: {error}", file=sys.stderr)
@@ -84,11 +88,12 @@ def run_with_ros(args: argparse.Namespace, frames: int | None, rate: float) -> N
         "ROS_LOG_DIR": str(args.out / "log"),
     }
     limit = [] if frames is None else ["--frames", str(frames)]
+    bag = [] if args.bag is None else ["--bag", args.bag]
     source = [] if args.source is None else ["--source", args.source]
     ros = ["--ros-args", "-r", "__ns:=/probpose"]
     commands = {
         "node": [*ros, "-p", f"model:={args.model}", "-p", f"detector:={args.detector}"],
-        "recorder": ["--out", str(args.out), "--fps", str(rate), "--wait", str(START), *limit, *ros],
+        "recorder": ["--out", str(args.out), "--fps", str(rate), "--wait", str(START), *bag, *limit, *ros],
         "camera_node": [*source, *limit, "--rate", str(rate), "--subscribers", "2", "--wait", str(START), *ros],
     }
     log = args.out / "node.log"

@@ -1,4 +1,7 @@
-"""Records what the pose node says of each image: JSON lines, a video, a picture and a summary (see recording.py)."""
+"""Records what the pose node says of each image: JSON lines, a video, a picture and a summary (see recording.py).
+
+With --bag also a ROS 2 bag of images, results, zones and status; --from-bag makes the same of a bag, without listening.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,10 @@ from std_msgs.msg import UInt64
 from tqdm import tqdm
 
 from probpose_msgs.msg import PersonPoseArray
+from probpose_ros.bags import STORAGES
 from probpose_ros.recording import Recording
 from probpose_ros.ros import qos
+from probpose_ros.ros.bag_recorder import BagRecorder, replay
 from probpose_ros.ros.convert import message_to_dict, result_of
 from probpose_ros.ros.images import image_to_bgr
 from probpose_ros.transport import transport_environment
@@ -38,6 +43,7 @@ class Recorder(Node):
 
     def __init__(self, recording: Recording, progress: tqdm) -> None:
         super().__init__("recorder")
+        self.bag: BagRecorder | None = None
         self.recording, self.progress = recording, progress
         self.received = 0
         self.sent: int | None = None  # images the camera has sent in all, once it says so
@@ -67,12 +73,16 @@ class Recorder(Node):
         self.received += 1
         self.heard = time.monotonic()
         self.newest = _stamp(msg)
+        if self.bag is not None:
+            self.bag.add("image", msg)
         self.images[self.newest] = msg
         while len(self.images) > KEPT_IMAGES:
             del self.images[next(iter(self.images))]
         self._match(self.newest)
 
     def _on_result(self, msg: PersonPoseArray) -> None:
+        if self.bag is not None:
+            self.bag.add("keypoints", msg)
         self.results[_stamp(msg)] = msg
         self.heard = time.monotonic()
         self._match(_stamp(msg))
@@ -120,6 +130,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, help="images to expect, for the progress bar")
     parser.add_argument("--fps", type=float, default=15.0, help="of the video (default: %(default)s)")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for node, camera and results each")
+    parser.add_argument("--bag", choices=STORAGES, help="a ROS 2 bag too: the new folder OUT/bag (needs rosbags)")
+    parser.add_argument(
+        "--from-bag", type=Path, metavar="BAG", help="do not listen: use the images and results in a bag"
+    )
+    parser.add_argument("--image-topic", help="of --from-bag, where the bag has several topics of images")
+    parser.add_argument("--keypoints-topic", help="of --from-bag, where the bag has several topics of results")
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(remove_ros_args(argv))
 
@@ -130,8 +146,12 @@ def main(argv: list[str] | None = None) -> int:
     node = Recorder(recording, progress)
     problem = None
     try:
-        record(node, args.wait)
-    except RecorderError as error:
+        if args.from_bag is not None:
+            node.received = replay(recording, args.from_bag, args.image_topic, args.keypoints_topic)
+        else:
+            node.bag = BagRecorder(node, args.out / "bag", args.bag) if args.bag else None
+            record(node, args.wait)
+    except (RecorderError, ModuleNotFoundError) as error:
         problem = str(error)
     except (KeyboardInterrupt, ExternalShutdownException):
         problem = "interrupted"
@@ -140,10 +160,11 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         progress.close()
         rclpy.try_shutdown()
-        try:
-            recording.close()
-        except OSError as error:
-            problem = problem or str(error)
+        for close in (recording.close, *([node.bag.close] if node.bag else [])):
+            try:
+                close()
+            except OSError as error:
+                problem = problem or str(error)
     if problem is not None:
         print(f"recorder: error: {problem}", file=sys.stderr)
         return 1
