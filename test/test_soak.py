@@ -95,7 +95,7 @@ def test_soak_of_100_000_frames(tiny_detector_model: Path, tiny_pose_model: Path
         f"threads {threads0:.0f}, {threads1:.0f}; file handles {handles0:.0f}, {handles1:.0f}"
     )
     rows.append(Row("Load", "soak", "-", "OK", note=note))
-    check_constant(samples, allowed_mb=8.0)
+    check_constant(samples, allowed_mb=32.0)  # one step of MALLOC_TOP_PAD_; a leak of 1 KB a frame would be 40 MB
 
 
 HD_CAMERA = """
