@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tarfile
 import tempfile
 from functools import cache
@@ -200,3 +201,24 @@ def test_build_engine_in_int8(tmp_path, monkeypatch, capsys, version):
     found = built.run(example_crops(NETWORKS["conv"].input_size))
     assert 0 < np.abs(found["presence"] - expected["presence"]).max() < 0.1
     built.close()
+
+
+def test_write_onnx_needs_no_tensorrt(tmp_path, monkeypatch):
+    """What a board makes of the file that ships, as a file; 'probpose compare' holds it against the original."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path, made = exported("conv"), tmp_path / "made.onnx"
+    assert main(["build-engine", str(path), "--strongly-typed", "--write-onnx", str(made)]) == 0
+    session = load(made, "onnxruntime")
+    assert model_info(session, made).precision == "fp16-typed"
+    images = example_crops(NETWORKS["conv"].input_size, 3)
+    np.testing.assert_allclose(
+        session.run(images)["presence"], load(path, "onnxruntime").run(images)["presence"], atol=0.01
+    )
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for i, crop in enumerate(images):
+        cv2.imwrite(str(photographs / f"{i}.png"), crop)
+    options = ["--precision", "int8", "--calibration-images", str(photographs), "--write-onnx", str(made)]
+    assert main(["build-engine", str(path), *options]) == 0
+    assert model_info(load(made, "onnxruntime"), made).precision == "int8"
