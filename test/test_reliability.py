@@ -66,7 +66,8 @@ def rows() -> Iterator[list[Row]]:
     made: list[Row] = []
     yield made
     if path := os.environ.get("RELIABILITY_JSON"):
-        Path(path).write_text(json.dumps([asdict(row) for row in made], indent=1), encoding="utf-8")
+        before = json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).exists() else []  # test_soak's
+        Path(path).write_text(json.dumps([*before, *map(asdict, made)], indent=1), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,6 @@ from ros_bench import DOMAIN, bgr_to_image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from test_reliability import rows  # noqa: E402, F401  (fixture)
 
-from probpose_ros.transport import transport_environment  # noqa: E402
-
 NODE = "-m probpose_ros.ros.node"
 
 
@@ -33,7 +31,6 @@ def resources(pid: int) -> tuple[float, int, int]:
 
 def soak(models: tuple[Path, Path], frames: int) -> np.ndarray:
     """One image after the other, some broken, each answered; (samples, 3) of :func:`resources`."""
-    os.environ.update(transport_environment())  # on both ends
     rclpy.init(domain_id=DOMAIN)
     process = node_process(
         DOMAIN, ["-r", "__ns:=/probpose"], {"detector": models[0], "model": models[1], "stale_after": 10.0}, NODE,
@@ -46,7 +43,7 @@ def soak(models: tuple[Path, Path], frames: int) -> np.ndarray:
         client.create_subscription(PersonPoseArray, "keypoints", lambda msg: newest.__setitem__(0, msg), 1)
         executor = rclpy.executors.SingleThreadedExecutor()
         executor.add_node(client)
-        pictures = [scene(255) for _ in range(20)] + [person_image(size=(640, 480)), scene(200, (640, 480))]
+        pictures = [scene(255) for _ in range(20)] + [person_image(size=(200, 240)), scene(200, (200, 240))]
         samples = []
         for i, picture in zip(range(frames), itertools.cycle(pictures)):
             msg = bgr_to_image(picture, Header(stamp=client.get_clock().now().to_msg(), frame_id="cam"))
