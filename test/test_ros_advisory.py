@@ -214,16 +214,15 @@ def test_points_are_a_wall_until_something_is_promised(make: Callable[..., Bench
     is_wall(*scene.newest_points(len(heard["zone_cloud"]) - 1))
     broken = scene.bench.image(PEOPLE)
     broken.height = 1
-    before = len(heard["zone_cloud"])
     scene.bench.answer(scene.images, broken, "zones")
-    cloud, poses = scene.newest_points(before)
-    is_wall(cloud, poses)
-    late = (
-        cloud.header.stamp.sec
-        - broken.header.stamp.sec
-        + 1e-9 * (cloud.header.stamp.nanosec - broken.header.stamp.nanosec)
-    )
-    assert late > 0
+
+    def stamped_after(msg: PointCloud2 | PoseArray) -> bool:
+        stamp, old = msg.header.stamp, broken.header.stamp
+        return (stamp.sec, stamp.nanosec) > (old.sec, old.nanosec)
+
+    for topic in ("zone_cloud", "zone_poses"):
+        scene.bench.until(lambda topic=topic: stamped_after(heard[topic][-1]), "points stamped when they were made")
+    is_wall(*scene.newest_points(0))
 
 
 def test_points_of_zones_and_of_nobody(make: Callable[..., Bench]) -> None:  # noqa: F811
