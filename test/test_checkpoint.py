@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import pathlib
 
+import numpy as np
 import pytest
 import torch
 from reference_files import FOLDER, golden, layout, needs_reference
@@ -11,10 +13,12 @@ from test_network import PROBPOSE_S, SMALL, TINY
 
 from probpose_ros.cli import main
 from probpose_training.checkpoint import (
+    LeftOut,
     codec_of,
     import_checkpoint,
     load_checkpoint,
     pose_info,
+    read_tensors,
     save_checkpoint,
 )
 from probpose_training.graph import normalise
@@ -137,6 +141,35 @@ def test_pickled_objects_are_refused_unopened(tmp_path, capsys):
     assert "evil.pth: not a file of plain tensors" in error and "pickled objects are never loaded" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "planted").exists() and not (tmp_path / "out").exists()
+
+
+class History:
+    """A log as training tools keep them."""
+
+    def __init__(self) -> None:
+        self.losses = np.arange(5.0)
+
+
+def test_pickled_objects_are_read_past_on_request_and_never_made(tmp_path):
+    logs = {"history": History(), "when": datetime.datetime(2024, 12, 3), "lr": np.float64(0.1)}
+    torch.save({"state_dict": tiny_state(), "meta": {"epoch": 210}, "message_hub": logs}, tmp_path / "full.pth")
+    command = ["import-checkpoint", str(tmp_path / "full.pth"), "--out", str(tmp_path / "out"), "--heads", "3"]
+    assert main(command) == 2
+    assert main([*command, "--leave-out-objects"]) == 0
+    torch.save(tiny_state(), tmp_path / "plain.pth")
+    read = load_checkpoint(tmp_path / "out/full.pt")[0].state_dict()
+    for key, value in import_checkpoint(tmp_path / "plain.pth", 3)[0].state_dict().items():
+        torch.testing.assert_close(read[key], value, rtol=0, atol=0)
+    content = read_tensors(tmp_path / "full.pth", leave_out=True)
+    assert content["meta"] == {"epoch": 210}
+    assert all(isinstance(log, LeftOut) and not vars(log) for log in content["message_hub"].values())
+
+
+def test_planted_code_does_not_run_when_objects_are_left_out(tmp_path):
+    torch.save({"state_dict": tiny_state(), "hook": Planted(str(tmp_path / "planted"))}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="not a file of plain tensors"):
+        import_checkpoint(tmp_path / "evil.pth", leave_out=True)
+    assert not (tmp_path / "planted").exists()
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,14 @@ def load_checkpoint(path: Path | str) -> tuple[ProbPose, PoseInfo]:
     return model.eval(), info
 
 
-def import_checkpoint(path: Path | str, heads: int = 12) -> tuple[ProbPose, PoseInfo]:
+def import_checkpoint(path: Path | str, heads: int = 12, leave_out: bool = False) -> tuple[ProbPose, PoseInfo]:
     """An official-layout checkpoint: tensors under ``state_dict`` or at the top level.
 
     Args:
         heads: attention heads, the one size that the tensors do not tell.
+        leave_out: see :func:`read_tensors`.
     """
-    content = read_tensors(path)
+    content = read_tensors(path, leave_out)
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: neither a state_dict nor a dict with one under 'state_dict'")
@@ -98,10 +99,31 @@ def import_checkpoint(path: Path | str, heads: int = 12) -> tuple[ProbPose, Pose
     return model.eval(), info
 
 
-def read_tensors(path: Path | str) -> dict[str, Any]:
-    """The dict in a torch file; refuses files with anything but tensors and plain values."""
+class LeftOut:
+    """In the place of any pickled object: takes what the object would have been made of, and does nothing with it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> LeftOut:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_tensors(path: Path | str, leave_out: bool = False) -> dict[str, Any]:
+    """The dict in a torch file; refuses files with anything but tensors and plain values.
+
+    leave_out: read past pickled objects (the logs that training tools add) instead; none is made, :class:`LeftOut`
+    stands where it was.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if leave_out else []
+        # A class of its own for every name: torch tells them apart by it.
+        stubs: list[Any] = [(type("LeftOut", (LeftOut,), {}), name) for name in names]
+        with torch.serialization.safe_globals(stubs):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a file of other bytes makes the unpickler raise almost anything
@@ -109,7 +131,7 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "torch cannot read it")
         raise ValueError(
             f"{path}: not a file of plain tensors ({reason.strip()}); pickled objects are never loaded. "
-            "If you trust the file, load it where it came from and save its 'state_dict' alone"
+            "import-checkpoint --leave-out-objects reads past them, where it can"
         ) from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold a dict, got {type(content).__name__}")
