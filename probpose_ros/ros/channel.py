@@ -75,6 +75,11 @@ class ModelFacts:
         )  # fmt: skip
 
 
+def one_line(error: Exception) -> str:
+    """onnxruntime's messages have several, and its own source paths in them."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class Channel:
     """Publishers from the start, subscriptions between ``subscribe`` and ``unsubscribe``."""
 
@@ -179,7 +184,7 @@ class Channel:
         except Exception as error:  # one camera's fault does not stop the others
             size = getattr(msg, "width", 0), getattr(msg, "height", 0)
             nothing = replace(NOTHING, image_width=size[0], image_height=size[1])
-            self._publish(None, msg.header, nothing, taken, error=str(error) or type(error).__name__)
+            self._publish(None, msg.header, nothing, taken, error=one_line(error))
 
     def _publish(
         self, image: np.ndarray | None, header: Header, result: FrameResult, taken: float, error: str = ""
