@@ -1,6 +1,6 @@
 """Causes every fault in a running node and writes the table of docs/reliability.md from what was measured.
 
-``python -m bench.reliability [--rounds N] [--slow] [-k WORDS]``
+``python -m bench.reliability [--rounds N] [--slow] [-k WORDS]``, on a busy machine ``chrt -r 1 python -m ...`` as root.
 
 What was measured last is kept in docs/reliability.json; rows that this run does not measure stay as they are.
 """
@@ -36,16 +36,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="times each fault is caused (default: %(default)s)")
     parser.add_argument("--slow", action="store_true", help="also 50 restarts, 100,000 frames and 1,000 at 1080p")
     parser.add_argument("-k", dest="words", help="only tests of these names, as pytest's -k")
+    parser.add_argument(
+        "--rows", type=Path, help="what a run of pytest with RELIABILITY_JSON=FILE left, in place of one"
+    )
     args = parser.parse_args()
 
     record = json.loads(RECORD.read_text()) if RECORD.exists() else []
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.json"
-        command = [sys.executable, "-m", "pytest", "-q", "test/test_reliability.py", "test/test_soak.py"]
-        command += ["-m", "slow or not slow" if args.slow else "not slow"] + (["-k", args.words] if args.words else [])
-        environment = {**os.environ, "RELIABILITY_ROUNDS": str(args.rounds), "RELIABILITY_JSON": str(rows)}
-        status = subprocess.run(command, cwd=ROOT, env=environment).returncode
-        measured = json.loads(rows.read_text()) if rows.exists() else []
+    status, measured = (0, json.loads(args.rows.read_text())) if args.rows else run(args)
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     new = {
         (row["section"], row["fault"]): {**row, "date": date, "machine": machine(), "scheduling": scheduling()}
@@ -58,6 +55,17 @@ def main() -> int:
     head, tail = page.split(BEGIN)[0], page.split(END)[1]
     PAGE.write_text(f"{head}{BEGIN}\n{table(merged)}\n{END}{tail}", encoding="utf-8")
     return status
+
+
+def run(args: argparse.Namespace) -> tuple[int, list[dict]]:
+    """pytest's exit status, and the rows that it measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "pytest", "-q", "test/test_reliability.py", "test/test_soak.py"]
+        command += ["-m", "slow or not slow" if args.slow else "not slow"] + (["-k", args.words] if args.words else [])
+        environment = {**os.environ, "RELIABILITY_ROUNDS": str(args.rounds), "RELIABILITY_JSON": str(rows)}
+        status = subprocess.run(command, cwd=ROOT, env=environment).returncode
+        return status, json.loads(rows.read_text()) if rows.exists() else []
 
 
 def machine() -> str:
@@ -86,7 +94,8 @@ def table(rows: list[dict]) -> str:
             if kind == "note":
                 lines.append(f"| {row['fault']} | {row['note']} |")
                 continue
-            frames = f"{max(row['recovered_frames'])} images, " if row["recovered_frames"] else ""
+            most = max(row["recovered_frames"], default=0)
+            frames = f"{most} image{'s' * (most > 1)}, " if most else ""
             lost = f"liveliness lost after {spread(row['lost_ms'])} ms. " if row["lost_ms"] else ""
             again = f"{frames}{spread(row['recovered_ms'])} ms" if row["recovered_ms"] else "-"
             cells = [row["fault"], row["detectable"], row["states"], spread(row["said_ms"]), again, lost + row["note"]]
@@ -95,7 +104,7 @@ def table(rows: list[dict]) -> str:
     dates = sorted({row["date"] for row in rows})
     lines += [
         "",
-        f"Times: median / largest of {min(len(r['said_ms']) for r in rows if r['said_ms'])} rounds or more. Measured "
+        "Times: median / largest of the rounds. Measured "
         f"{' and '.join(dict.fromkeys([dates[0], dates[-1]]))} on {rows[-1]['machine']}, while other work kept "
         f"{min(loads):.0f} to {max(loads):.0f} processes running or waiting (load average); scheduling: "
         f"{', '.join(sorted({row['scheduling'] for row in rows}))}.",

@@ -306,9 +306,8 @@ def test_depth_that_cannot_be_used(models: tuple[Path, Path], calibration: Path,
     for bench, camera in running(FaultBench(*models, calibration=calibration)):
         camera.send_infos()
         publisher = bench.client.create_publisher(Image, "depth", 1)
-        with_info = camera.normal
 
-        def with_depth(make: Any, publisher: Any = publisher, with_info: Any = with_info) -> Callable[[Any], Any]:
+        def with_depth(make: Any, publisher: Any = publisher, with_info: Any = camera.normal) -> Callable[[Any], Any]:
             def alter(msg: Any) -> Any:
                 if (depth := make(msg.header)) is not None:
                     publisher.publish(depth)
@@ -316,15 +315,18 @@ def test_depth_that_cannot_be_used(models: tuple[Path, Path], calibration: Path,
 
             return alter
 
+        zero = camera.with_info(lambda: info(focal=0.0))
         camera.normal = with_depth(depth_image)
-        for fault, make in faults.items():
+        alters = {fault: with_depth(make) for fault, make in faults.items()}
+        alters["camera_info with focal length 0"] = with_depth(depth_image, with_info=zero)
+        for fault, altered in alters.items():
             row = Row("camera_info and depth", fault, ONE, "zones without metres")
             rows.append(row)
             for _ in range(ROUNDS):
                 bench.healthy()
                 started = time.monotonic()
                 bench.until(lambda t=started: [z for z in sources(t)[-1:] if z[1] == measured], "metres")
-                camera.fault = (lambda: scene(255), with_depth(make))
+                camera.fault = (lambda: scene(255), altered)
                 began = time.monotonic()
 
                 def lost(began: float = began) -> list[float]:
