@@ -1,4 +1,14 @@
-"""``probpose bench``: the performance table, peers and floors in the same run."""
+"""``probpose bench``: the performance table, peers and floors in the same run.
+
+Stages of a frame and how they grow with people, the networks beside published ones of the same size, the floors
+(memory, transport) under them, and the node under overload. Ratios of one run travel from machine to machine;
+milliseconds do not.
+
+examples:
+  probpose bench                                   # 3 to 5 minutes -> bench/results/bench.{json,md,png}
+  probpose bench --parts frames networks --out out/bench
+  probpose bench --from-json                       # tables and plot again
+"""
 
 from __future__ import annotations
 
