@@ -164,7 +164,7 @@ def test_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     pytest.importorskip("zensical", reason="zensical is not installed (Python 3.11 or later: make docs)")
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)  # of a link it would take the target's folder, and build there
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    for name in ("README.md", "config", "models", "probpose_msgs"):
+    for name in ("README.md", "bench", "config", "models", "probpose_msgs"):
         (tmp_path / name).symlink_to(ROOT / name)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
