@@ -194,8 +194,17 @@ def test_without_tensorrt(folder, model, capsys, monkeypatch):
     assert "tensorrt cannot be imported" in error and "apt install python3-libnvinfer" in error
     assert build(model, "--dry-run") == 0
     assert "this would fail here: tensorrt cannot be imported" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "skimage", None)
     assert build(model, "--max-people", "2") == 2
     assert "name a folder of photographs with --images" in capsys.readouterr().err
+
+
+def test_without_photographs_of_the_user_scikit_images_serve(machine, model, capsys):
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    assert build(model, "--max-people", "2") == 0
+    assert '"compared": ' in capsys.readouterr().out
+    (engine_of_model,) = engine.all_engines()
+    assert engine_of_model.report["compared"] > 0
 
 
 # --- running

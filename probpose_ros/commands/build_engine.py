@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+VIEWS = 24  # of scikit-image's photographs
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -36,7 +38,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     people = "largest batch; of a detector: cameras (default: %(default)s)"
     parser.add_argument("--max-people", type=int, default=PipelineConfig().max_people, metavar="N", help=people)
     parser.add_argument("--workspace", type=int, metavar="MB", help="scratch memory (default: an eighth of the GPU's)")
-    images = "folder of photographs to compare engine and onnxruntime on"
+    images = "folder of photographs to compare engine and onnxruntime on (default: those of scikit-image)"
     parser.add_argument("--images", type=Path, metavar="DIR", help=images)
     calibration = "for int8: folder of photographs, best other ones, to measure the ranges of activations on"
     parser.add_argument("--calibration-images", type=Path, metavar="DIR", help=calibration)
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from probpose_ros.backends import engine as engines
     from probpose_ros.backends import load
     from probpose_ros.backends.engine_network import network_file
-    from probpose_ros.backends.numerics import beyond_limits, compare, inputs_of, model_info, read_images
+    from probpose_ros.backends.numerics import beyond_limits, compare, inputs_of, model_info
     from probpose_ros.backends.tensorrt import TensorRTSession
     from probpose_ros.models import find_model
 
@@ -70,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("int8 needs photographs to measure on: --calibration-images DIR")
     if args.write_onnx:
         return _write_onnx(args, path, info)
-    if not (args.images or args.no_compare or args.dry_run):
-        raise ValueError("name a folder of photographs with --images, to compare on, or give --no-compare")
+    photographs = [] if args.no_compare or args.dry_run else _photographs(args.images)
     strong = args.strongly_typed
     try:
         device = engines.this_device()
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         print("it is there already; --force builds it again")
         return 0
 
-    inputs = inputs_of(info, read_images(args.images), _detector(info)) if args.images else None
+    inputs = inputs_of(info, photographs, _detector(info)) if photographs else None
     content = network_file(path, info.precision, args.precision, strong, _calibration_inputs(args, info))
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +122,22 @@ def run(args: argparse.Namespace) -> int:
     engines.admit(built, report)
     print(f"use it: backend auto or tensorrt, model {path}")
     return 0
+
+
+def _photographs(folder: Path | None) -> list[np.ndarray]:
+    """What to compare on: the user's, else the demo's views of scikit-image's, in which bodies are cut off."""
+    from probpose_ros.backends.numerics import read_images
+    from probpose_ros.virtual_camera import VirtualCamera
+
+    if folder:
+        return read_images(folder)
+    try:
+        return list(VirtualCamera(VIEWS))
+    except OSError:
+        raise ValueError(
+            "nothing to compare on: name a folder of photographs with --images (best from your camera), "
+            "or pip install scikit-image for its own, or give --no-compare"
+        ) from None
 
 
 def _write_onnx(args: argparse.Namespace, path: Path, info: ModelInfo) -> int:
