@@ -54,7 +54,8 @@ def test_any_window_of_any_image(seed):
 
 @pytest.mark.parametrize("box", [
     (0, 0, 191, 255), (0.5, 0.5, 190.5, 254.5), (-1000, -1000, -900, -900), (-1, -1, 0, 0),
-    (100, 100, 100.001, 100.001), (0, 0, 1919, 1079), (-5000, -5000, 7000, 7000), (1900, 1060, 1940, 1100), (1 / 3, 1 / 7, 400 / 3, 800 / 7),
+    (100, 100, 100.001, 100.001),
+    (0, 0, 1919, 1079), (-5000, -5000, 7000, 7000), (1900, 1060, 1940, 1100), (1 / 3, 1 / 7, 400 / 3, 800 / 7),
 ], ids=str)  # fmt: skip
 def test_windows_at_the_edges(box):
     """Places on the borders between two roundings, single pixels, a whole frame, a window far larger than it."""
