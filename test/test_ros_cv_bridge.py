@@ -97,3 +97,22 @@ def _png(image: np.ndarray) -> bytes:
     import cv2
 
     return cv2.imencode(".png", image)[1].tobytes()
+
+
+def test_the_node_uses_it_on_request(
+    monkeypatch: pytest.MonkeyPatch, tiny_detector_model: Any, tiny_pose_model: Any
+) -> None:
+    bench_module = pytest.importorskip("ros_bench", reason="needs ROS 2 (rclpy, probpose_msgs)")
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+    bench = bench_module.Bench(tiny_detector_model, tiny_pose_model, cv_bridge=True)
+    try:
+        assert bench.node.trigger_configure().name == "FAILURE", "it is not installed: said at once, not image by image"
+        fake: Any = types.ModuleType("cv_bridge")
+        fake.CvBridge, fake.CvBridgeError = Recorder, TypeError
+        monkeypatch.setitem(sys.modules, "cv_bridge", fake)
+        bench.start()
+        bench.listen_to_results()
+        bench.answer(bench.publisher(), bench.image(scene()))
+        assert Recorder.seen and Recorder.seen.pop().encoding == "bgr8"
+    finally:
+        bench.close()

@@ -5,7 +5,6 @@ predict -> COCO results; measure -> metrics and curves; report.py makes the page
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,8 @@ from probpose_ros.oks import oks, oks_variance
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.skeleton import KEYPOINT_NAMES
 from probpose_ros.types import Detections, FrameResult, Person
-from probpose_training.coco import CocoError, CocoKeypoints, read_image
+from probpose_ros.untrusted import parse_json, read_bytes
+from probpose_training.coco import MAX_BYTES, CocoError, CocoKeypoints, read_image
 from probpose_training.crop_augmentation import OCCLUDED, OUTSIDE_IMAGE, UNLABELLED, VISIBLE
 from probpose_training.metrics import binary, exmap
 from probpose_training.metrics.bootstrap import DRAWS, bootstrap
@@ -63,7 +63,7 @@ def read_boxes(path: str | Path, image_ids: Collection[int]) -> dict[int, Detect
         f"{path}: must be a list of objects with image_id, bbox (4 numbers, width and height > 0) and score"
     )
     try:
-        rows = json.loads(Path(path).read_text())
+        rows = parse_json(read_bytes(path, MAX_BYTES))
         if not isinstance(rows, list):
             raise error
         found: dict[int, list[list[float]]] = defaultdict(list)
@@ -72,7 +72,7 @@ def read_boxes(path: str | Path, image_ids: Collection[int]) -> dict[int, Detect
             if not (w > 0 and h > 0 and np.isfinite([x, y, w, h, row["score"]]).all()):
                 raise error
             found[row["image_id"]].append([x, y, x + w, y + h, row["score"]])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise error from None
     boxes = {}
     for image_id, values in found.items():
