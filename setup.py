@@ -39,7 +39,7 @@ setup(
     extras_require={
         "bags": ["rosbags"],
         "test": ["hypothesis", "onnx", "pytest"],  # by pytest's name here colcon test knows what runs the tests
-        "training": "jinja2 lightning-fabric matplotlib onnx pycocotools tensorboard torch".split(),
+        "training": "jinja2 lightning-fabric matplotlib onnx pycocotools scipy>=1.12 tensorboard torch".split(),
     },
     zip_safe=False,
     entry_points={

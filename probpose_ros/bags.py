@@ -140,7 +140,8 @@ class BagReader:
             if not (path.suffix == ".mcap" and path.is_file()):
                 raise BagError(f"{path}: cannot be read as a bag: {_line(error)}") from None
             try:
-                reader = Reader(_CutMcap(path))
+                whole: Any = _CutMcap(path)
+                reader = Reader(whole)
                 reader.open()
             except Exception:  # noqa: BLE001 - the first error says more
                 raise BagError(f"{path}: cannot be read as a bag: {_line(error)}") from None

@@ -48,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if args.traceback:
             raise
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         print(f"probpose: error: {told}", file=sys.stderr)
-        if isinstance(error, ModuleNotFoundError):
+        if isinstance(error, ImportError):  # a library that is missing, or too old
             print("`probpose doctor` shows what is missing and how to install it", file=sys.stderr)
         return 2
 
