@@ -387,7 +387,7 @@ def _text(value: Any, where: str) -> str:
 def _texts(values: Any, where: str) -> dict[str, str]:
     if not isinstance(values, dict):
         raise CalibrationError(f"{where} must be an object, got {_short(values)}")
-    return {name: _text(value, f"{where}: {name}") for name, value in values.items()}
+    return {name: _text(value, f"{where}: {_short(name)}") for name, value in values.items()}
 
 
 def _one_of(*names: str) -> Check:

@@ -17,6 +17,7 @@ from probpose_training.crop_augmentation import UNLABELLED
 MAX_BYTES = 2_000_000_000  # COCO's own largest keypoint file has 240 million
 MAX_SIDE = 100_000  # px of an image
 MAX_COORDINATE = 1e7  # px
+MAX_ID = 2**63 - 1
 
 # Why an annotation is not a usable person.
 CROWD = "crowd"
@@ -146,7 +147,7 @@ def parse_coco(raw: dict, name: str = "annotations") -> CocoKeypoints:
     persons: dict[int, dict[str, np.ndarray]] = {}
     seen: set[int] = set()
     for number, annotation in enumerate(raw["annotations"]):
-        if not isinstance(annotation, dict) or not isinstance(annotation.get("id"), int):
+        if not isinstance(annotation, dict) or not _is_id(annotation.get("id")):
             raise CocoError(f"{name}: annotation {number} has no whole number 'id'")
         where = f"{name}: annotation {annotation['id']}"
         if annotation["id"] in seen:
@@ -227,6 +228,8 @@ def _image(entry: dict, where: str) -> ImageEntry:
     for key, kind in (("id", int), ("file_name", str), ("width", int), ("height", int)):
         if not isinstance(entry.get(key), kind):
             raise CocoError(f"{where}: {key} must be {kind.__name__}, got {_short(entry.get(key))}")
+    if not _is_id(entry["id"]):
+        raise CocoError(f"{where}: id must be at most {MAX_ID}, got {_short(entry['id'])}")
     if not (1 <= entry["width"] <= MAX_SIDE and 1 <= entry["height"] <= MAX_SIDE):
         raise CocoError(
             f"{where}: size must be at least 1 x 1 and at most {MAX_SIDE} px, got {entry['width']} x {entry['height']}"
@@ -275,6 +278,10 @@ def _numbers(annotation: dict, key: str, count: int, where: str) -> np.ndarray:
     if not all(isinstance(v, (int, float)) and abs(v) <= MAX_COORDINATE for v in numbers):
         raise CocoError(f"{where}: {key} must be {count} finite numbers, got {_short(values)}")
     return np.array(numbers, dtype=np.float64)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and abs(value) <= MAX_ID
 
 
 def _short(value: object) -> str:
