@@ -80,6 +80,7 @@ def test_every_target_has_a_row_and_says_what_is_missing(tmp_path, capsys):
         "networks": {"1 threads": {"ours / published": quartiles, "ms": {"ours": {"median": 1.0, "min": 0.9}}}},
         "transport": {"skipped": "rclpy is not here"},
         "node": {"result": {"share": 0.01}},
+        "frames": {"people": {"1": {"detect": 1.0, "crop": 1.0, "pose": 1.0, "regions": 1.0, "frame": 4.0}}},
     }
     (tmp_path / "bench.json").write_text(json.dumps(results))
     assert main(["bench", "--from-json", "--out", str(tmp_path)]) == 0
@@ -88,7 +89,16 @@ def test_every_target_has_a_row_and_says_what_is_missing(tmp_path, capsys):
     assert "| 0.8 (0.700 to 0.900) | 0.75 | **missed by 7%**" in table
     assert "| 0.01 | 0.02 | met |" in table
     assert "not measured: rclpy is not here" in table and "Not run: transport" in table
-    assert (tmp_path / "bench.png").stat().st_size > 5000 and table in capsys.readouterr().out
+    results["transport"] = {
+        "1080p lost": 3,
+        "1080p ratio": 1.5,
+        "sizes": {"VGA": {"a": {"sent": 2, "received": 0, "ms": None}}},
+    }
+    table = report.markdown(results)
+    assert "| 3 | 0 | **missed**" in table and "| VGA | a | 0 of 2 |" in table and "| 1.5 | 2.5 | met |" in table
+    assert (
+        (tmp_path / "bench.png").stat().st_size > 5000 and "| 1 | 1.00 |" in table and "some" in capsys.readouterr().out
+    )
 
 
 def test_bad_options(tmp_path, capsys):

@@ -29,7 +29,8 @@ def fold_constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """What follows from shapes and constants alone becomes an initializer; returns those by name."""
     graph = model.graph
     known = {tensor.name for tensor in graph.initializer}
-    folded, rest = [], []
+    folded: list[onnx.NodeProto] = []
+    rest: list[onnx.NodeProto] = []
     for node in graph.node:
         alone = node.op_type in ("Constant", "Shape") or all(name in known for name in node.input if name)
         (folded if alone else rest).append(node)

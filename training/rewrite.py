@@ -59,7 +59,7 @@ def rewrite_deconvolutions(module: nn.Module) -> None:
         if not isinstance(parent, nn.Sequential):
             continue
         for i, deconv in enumerate(parent):
-            if not _is_doubling(deconv):
+            if not isinstance(deconv, nn.ConvTranspose2d) or not _doubles(deconv):
                 continue
             after = next((j for j in range(i + 1, len(parent)) if not isinstance(parent[j], nn.Identity)), i)
             relu = isinstance(parent[after], nn.ReLU)
@@ -68,11 +68,9 @@ def rewrite_deconvolutions(module: nn.Module) -> None:
                 parent[after] = nn.Identity()
 
 
-def _is_doubling(module: nn.Module) -> bool:
-    return isinstance(module, nn.ConvTranspose2d) and (
-        (module.kernel_size, module.stride, module.padding, module.output_padding, module.dilation, module.groups)
-        == ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1)
-    )
+def _doubles(conv: nn.ConvTranspose2d) -> bool:
+    form = conv.kernel_size, conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups
+    return form == ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1)
 
 
 class Doubling(nn.Module):

@@ -59,7 +59,13 @@ def main(argv: list[str] | None = None) -> None:
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     rclpy.init()
     try:
-        result = _node(args) if args.command == "node" else _send(args) if args.send else _latency(args)
+        result = None
+        if args.command == "node":
+            result = _node(args)
+        elif args.send:
+            _publish(args, rclpy.create_node("bench_sender"))
+        else:
+            result = _latency(args)
     except (TimeoutError, OSError, ValueError, subprocess.SubprocessError) as error:
         print(f"bench: error: {error}", file=sys.stderr, flush=True)
         os._exit(1)
@@ -114,10 +120,6 @@ def _publish(args: argparse.Namespace, node: Node) -> None:
     time.sleep(SETTLE)
 
 
-def _send(args: argparse.Namespace) -> None:
-    _publish(args, rclpy.create_node("bench_sender"))
-
-
 def _latency(args: argparse.Namespace) -> dict[str, Any]:
     """Latency of best-effort images, queue of 1, and how many arrive."""
     receiver = Spinning("bench_receiver")
@@ -168,7 +170,10 @@ def _beside_the_networks(
     canvas = letterbox(pixels, pipeline.detector.info.input_size)[0][None]
     found, transforms, _ = pipeline.poses([pixels], StageClock())
     crops = cut_crops([pixels], transforms, pipeline.pose.info.input_size)
-    node, alone, whole, end = [], [], [], time.monotonic() + seconds
+    end = time.monotonic() + seconds
+    node: list[float] = []
+    alone: list[float] = []
+    whole: list[float] = []
     while time.monotonic() < end or len(node) < 8:
         answers.clear()
         start = time.perf_counter()
@@ -228,7 +233,9 @@ def _result(seconds: float, node: Node, pixels: np.ndarray, boxes: np.ndarray, p
             return [known] * len(images)
 
     pipeline.detector = Known()
-    build, frames, end = [], [], time.monotonic() + seconds
+    end = time.monotonic() + seconds
+    build: list[float] = []
+    frames: list[float] = []
     while time.monotonic() < end or len(build) < 8:
         (result,) = pipeline.process([pixels])
         start = time.perf_counter()
