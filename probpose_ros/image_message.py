@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 MAX_PIXELS = 100_000_000  # of a compressed image, which says of itself how large it is
+MAX_RATIO = 1100  # pixels a byte; PNG reaches 1032 with a bit a pixel, JPEG some 350. Few bytes cannot cost much time
 
 
 class Layout(NamedTuple):
@@ -108,8 +109,9 @@ def read_pixels(msg: Any) -> np.ndarray:
 def _decode(msg: Any) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)
     size = compressed_size(data.tobytes())
-    if size is None or not 0 < size[0] * size[1] <= MAX_PIXELS:
-        what = "no JPEG or PNG" if size is None else f"{size[0]} x {size[1]} px, of which at most {MAX_PIXELS} are read"
+    most = min(MAX_PIXELS, MAX_RATIO * len(data))
+    if size is None or not 0 < size[0] * size[1] <= most:
+        what = "no JPEG or PNG" if size is None else f"{size[0]} x {size[1]} px, of which at most {most} are read"
         raise ImageError(f"compressed image of {len(data)} bytes, format {msg.format!r}: {what}")
     # libjpeg fills the rest of a truncated picture with grey and calls it a success: look for the end marker.
     truncated = data[:2].tobytes() == JPEG and b"\xff\xd9" not in data[-64:].tobytes()

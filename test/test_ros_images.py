@@ -212,5 +212,16 @@ def test_size_is_read_before_anything_is_decoded(suffix: str, size: tuple[int, i
 def test_a_picture_that_claims_to_be_huge_is_not_decoded() -> None:
     png = bytearray(cv2.imencode(".png", scene())[1].tobytes())
     png[16:24] = (30_000).to_bytes(4, "big") * 2
-    with pytest.raises(ImageError, match="30000 x 30000 px, of which at most 100000000"):
+    with pytest.raises(ImageError, match=f"30000 x 30000 px, of which at most {1100 * len(png)}"):
         image_to_bgr(CompressedImage(format="png", data=array.array("B", bytes(png))))
+    with pytest.raises(ImageError, match="30000 x 30000 px, of which at most 100000000"):
+        image_to_bgr(CompressedImage(format="png", data=array.array("B", bytes(png) + bytes(100_000))))
+
+
+@pytest.mark.parametrize("suffix, options", [(".jpg", []), (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".png", [])])
+def test_the_emptiest_pictures_are_read(suffix: str, options: list[int]) -> None:
+    """All black and large: no camera gives more pixels a byte."""
+    options = options + ([cv2.IMWRITE_JPEG_QUALITY, 1] if suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    for channels in (1, 3):
+        data = cv2.imencode(suffix, np.zeros((2160, 3840, channels), np.uint8), options)[1].tobytes()
+        assert image_to_bgr(CompressedImage(format="x", data=array.array("B", data))).shape == (2160, 3840, 3)
