@@ -98,8 +98,8 @@ def markdown(report: dict[str, Any], level: float) -> str:
         f"{presence['called_out_given_present']:.2%}; upper bound {presence['called_out_upper_bound']:.2%} if "
         f"keypoints were independent, {presence['called_out_upper_bound_photographs']:.1%} with one keypoint of each "
         f"of {presence['photographs']} photographs; {presence['photographs_for_bound']} photographs without such a "
-        f"case would show {presence['drop']:g}. Called IN though out: {presence['called_in_given_absent']:.1%}, nominal "
-        f"{presence['alpha']:.1%}.",
+        f"case would show {presence['drop']:g}. Called IN though out: {presence['called_in_given_absent']:.1%}, "
+        f"nominal {presence['alpha']:.1%}.",
     ]  # fmt: skip
     if report["unsupported"]:
         lines += ["", "Too little data in the file for:", "", *(f"- {line}" for line in report["unsupported"])]
