@@ -202,3 +202,9 @@ def test_package_xml_names_only_what_rosdep_knows() -> None:
     assert {key for key in keys if key.startswith("python3-")} <= known
     own = {name for name in keys if name.endswith(("_msgs", "_interfaces"))} | {"rclpy"}
     assert keys - known - own == {"launch", "launch_ros", "launch_testing"}
+
+
+def test_the_pytest_plugins_of_ros_are_off() -> None:
+    """launch_testing's plugin imports test files itself: one that skips itself ended the collection, with 0 tests run."""
+    options = re.search(r'^addopts = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert options and "-p no:launch_testing -p no:launch_ros" in options[1]
