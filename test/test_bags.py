@@ -111,7 +111,7 @@ def test_a_broken_image_is_skipped_and_named(tmp_path):
     source = open_source(tmp_path / "bag")
     assert [stamp for stamp, _ in source] == [Fraction(START + i * STEP, 10**9) for i in (0, 2)]
     (line,) = source.skipped
-    assert line.startswith("/image at 1700000000.223456789: undecodable image of 40 bytes")
+    assert line.startswith("/image at 1700000000.223456789: ") and "image of 40 bytes" in line
 
 
 @pytest.mark.parametrize("share", np.linspace(0, 0.999, 12))
@@ -230,7 +230,8 @@ def assert_equal(found, expected, place=""):
 @pytest.mark.ros
 def test_rosidl_gives_the_same_type_hashes():
     package = pytest.importorskip("probpose_msgs", reason="probpose_msgs is not built here")
-    files = list(Path(package.__file__).parents[4].glob("share/probpose_msgs/msg/*.json"))
+    place = Path(package.__file__ or "/1/2/3/4/5")  # no file: it is the folder of .msg files here, not built
+    files = list(place.parents[4].glob("share/probpose_msgs/msg/*.json"))
     if not files:
         pytest.skip("this ROS has no type hashes (Humble)")
     for file in files:

@@ -205,6 +205,6 @@ def test_package_xml_names_only_what_rosdep_knows() -> None:
 
 
 def test_the_pytest_plugins_of_ros_are_off() -> None:
-    """launch_testing's plugin imports test files itself: one that skips itself ended the collection, with 0 tests run."""
+    """launch_testing's plugin imports test files itself: one that skips itself ended the collection with 0 tests."""
     options = re.search(r'^addopts = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
     assert options and "-p no:launch_testing -p no:launch_ros" in options[1]
