@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from test_export import calm_model, run
 from test_network import SMALL, TINY
 
+from probpose_ros.backends.half_precision import half_arithmetic
 from probpose_training.checkpoint import codec_of, pose_info
 from probpose_training.export import example_crops, export_pose
-from probpose_ros.backends.half_precision import half_arithmetic
 from probpose_training.network import NetworkConfig
 
 

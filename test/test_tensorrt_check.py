@@ -13,8 +13,8 @@ from test_network import SMALL, TINY, TINY_LIGHT
 from probpose_ros.cli import main
 from probpose_ros.model_info import DetectorInfo
 from probpose_training.checkpoint import codec_of, pose_info
-from probpose_training.detector.export import export_detector
 from probpose_training.detector.checkpoint import DetectorConfig
+from probpose_training.detector.export import export_detector
 from probpose_training.export import export_pose
 from probpose_training.network import NetworkConfig
 from probpose_training.tensorrt_check import VERSIONS, check_tensorrt

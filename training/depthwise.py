@@ -51,7 +51,9 @@ class _DepthwiseConv(torch.autograd.Function):
                         part = padded[:, :, y : y + reach[0], z : z + reach[1]]
                         part = part.contiguous(memory_format=torch.channels_last)
                         corner = w[:, :, y : y + 3, z : z + 3].contiguous()
-                        grad_w[:, :, y : y + 3, z : z + 3] = _gradient(g, part, corner, stride, 0, (False, True))[1]
+                        _, block = _gradient(g, part, corner, stride, 0, (False, True))
+                        assert block is not None
+                        grad_w[:, :, y : y + 3, z : z + 3] = block
             else:
                 _, grad_w = _gradient(g, x, w, stride, side // 2, (False, True))
         return grad_x, grad_w, None
