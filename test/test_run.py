@@ -129,7 +129,8 @@ def test_doctor_about_the_gpu(bundled, capsys, monkeypatch, tmp_path):
     assert call("doctor") == 0
     out = capsys.readouterr().out
     assert "Orin (sm_87, CUDA 12.6, TensorRT 10.3.0, 8192 MB)" in out
-    assert f"build it: probpose build-engine {tmp_path / 'probpose_small.onnx'} --precision fp16" in out
+    for model in ("person_detector", "probpose_small"):
+        assert f"build it: probpose build-engine {tmp_path / model}.onnx --images DIR" in out
 
 
 def test_doctor_without_models(monkeypatch, capsys):
