@@ -18,7 +18,8 @@ from pathlib import Path
 
 RECIPE = Path(__file__).parents[1] / "training/configs/probpose_small.yaml"
 OKS_MAPS = ["loss.fenchel_young=0", "loss.target_profile=codec"]  # the paper's loss (Eq. 3 and 4) alone
-HEATMAPS = ["loss.map_loss=mse", "network.map_activation=heatmap", "loss.fenchel_young=0"]
+# A squared error over all cells is small: weighed until it counts as much as the other losses.
+HEATMAPS = ["loss.map_loss=mse", "network.map_activation=heatmap", "loss.fenchel_young=0", "loss.map_weight=300"]
 NO_CROPS = ["augmentation.crop=0"]
 VARIANTS = {
     "heatmaps (MSE)": HEATMAPS + NO_CROPS,

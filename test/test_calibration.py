@@ -124,7 +124,7 @@ BROKEN = [
     (lambda c: c["presence"].update(out_scores=[1.5]), "out_scores must lie in 0 .. 1"),
     (lambda c: c["quality"].update(x=[0.5]), "1 x for 2 y"),
     (lambda c: c["quality"].update(y=[0.7, 0.3]), "y must rise"),
-    (lambda c: c["provenance"].update(data=3), "data must be text"),
+    (lambda c: c["provenance"].update(data=3), "'data' must be text"),
 ]
 
 

@@ -137,8 +137,9 @@ class NetworkOutput(NamedTuple):
         flat = logits.flatten(2).float()
         if self.activation == "sparsemax":
             flat = sparsemax(flat / self.temperature)
-        else:  # A regressed heatmap is no distribution; its positive part, made to sum to 1, is the nearest thing.
-            flat = flat.clamp(min=1e-6)
+        else:  # A regressed heatmap is no distribution: what counts is its peak, not the low ground all around.
+            peak = flat.amax(-1, keepdim=True)
+            flat = (flat - peak / 2).clamp(min=0) + 1e-9
             flat = flat / flat.sum(-1, keepdim=True)
         return flat.view(logits.shape)
 

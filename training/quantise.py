@@ -46,11 +46,16 @@ def quantise(path: Path | str, info: PoseInfo | DetectorInfo, examples: np.ndarr
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
-        logging.getLogger().setLevel(logging.ERROR)  # It advises steps that the exporter has done already.
-        quantize_static(
-            source, result, _Reader(examples), quant_format=QuantFormat.QDQ, nodes_to_quantize=chosen,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
-        )  # fmt: skip
+        root = logging.getLogger()
+        level = root.level
+        root.setLevel(logging.ERROR)  # It advises steps that the exporter has done already.
+        try:
+            quantize_static(
+                source, result, _Reader(examples), quant_format=QuantFormat.QDQ, nodes_to_quantize=chosen,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
+            )  # fmt: skip
+        finally:
+            root.setLevel(level)
         quantised = onnx.load(result)
     write_model(quantised, replace(info, name=f"{info.name}_int8", precision="int8", metrics={}), out)
 
