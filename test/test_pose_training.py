@@ -70,12 +70,15 @@ def test_overfits_eight_images(tmp_path):
     assert (info.input_size, info.map_size) == ((96, 128), (24, 32))
 
 
-def test_train_and_export_commands(tmp_path, capsys):
+@pytest.mark.parametrize("double_heatmap", [False, True])
+def test_train_and_export_commands(tmp_path, capsys, double_heatmap):
     import yaml
 
     paint_people(tmp_path, 5)
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(recipe(tmp_path, epochs=3)))
+    config = recipe(tmp_path, epochs=3)
+    config["network"]["double_heatmap"] = double_heatmap
+    path.write_text(yaml.safe_dump(config))
     assert main(["train", "--config", str(path), "--set", "train.epochs=1", "--out", str(tmp_path / "run")]) == 0
     checkpoint, onnx_file = str(tmp_path / "run" / "model.pt"), tmp_path / "pose.onnx"
     assert main(["export", checkpoint, "--out", str(onnx_file), "--with-probmap"]) == 0

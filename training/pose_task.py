@@ -14,6 +14,7 @@ from probpose_training.augmentation import AugmentationConfig
 from probpose_training.checkpoint import pose_info, save_checkpoint
 from probpose_training.coco import CocoKeypoints, read_coco, read_image
 from probpose_training.configuration import build, take
+from probpose_training.decode import decode_codec
 from probpose_training.data import PoseDataset, Source
 from probpose_training.graph import MEAN, STD, PoseGraph, normalise
 from probpose_training.losses import LossConfig, PoseLoss
@@ -55,7 +56,8 @@ class PoseTask:
     def validate(self, model: torch.nn.Module) -> dict[str, float]:
         """AP and Ex-AP (presence threshold 0.5) with annotated boxes; mean presence of the labelled keypoints."""
         truth = self.val.for_evaluation(set(self.val.images))
-        results = predict(PoseGraph(model, self.codec), self.val, self.val_images)
+        codec = decode_codec(self.network, self.codec.profile, self.codec.padding)  # of a double heatmap another one
+        results = predict(PoseGraph(model, codec), self.val, self.val_images)
         presence = np.array([result["keypoints"][2::3] for result in results])
         return {
             "ap": coco_ap(truth, results)["AP"],
