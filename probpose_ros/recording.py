@@ -16,6 +16,7 @@ from probpose_ros.types import FrameResult, KeypointState
 from probpose_ros.video import VideoWriter
 
 MAX_STILLS = 600  # images kept (as JPEG, about 60 kB each) to choose the picture from
+Still = tuple[bytes, FrameResult, int]  # JPEG, result, number of the frame
 STILL_MARGIN = 0.12  # of the picture, so that joints beyond the frame are seen
 
 
@@ -29,7 +30,7 @@ class Recording:
             (self.folder / name).unlink(missing_ok=True)
         self._lines = open(self.folder / "demo.jsonl", "wb", buffering=0)
         self._video = VideoWriter(self.folder / "demo.mp4", fps)
-        self._stills: list[tuple[bytes, FrameResult]] = []
+        self._stills: list[Still] = []
         self.count = self.people = 0
         self.ages: list[float] = []
         self.states: Counter[str] = Counter()
@@ -45,7 +46,8 @@ class Recording:
         if not math.isnan(values["age_ms"]):
             self.ages.append(values["age_ms"])
         if len(self._stills) < MAX_STILLS and result.people:
-            self._stills.append((cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes(), result))
+            jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+            self._stills.append((jpeg, result, self.count))
 
     def _write_line(self, line: str) -> None:
         """Whole lines only: a disk that is full must not leave half of one."""
@@ -80,27 +82,27 @@ class Recording:
 
     def _picture(self) -> np.ndarray:
         """Of each half of the run, side by side: the person seen best and the person cut most by the frame."""
-        half = (len(self._stills) + 1) // 2
         rows = []
-        for part in (self._stills[:half], self._stills[half:] or self._stills[:half]):
+        halves = [[still for still in self._stills if (still[2] <= self.count / 2) == first] for first in (True, False)]
+        for part in (halves[0] or halves[1], halves[1] or halves[0]):
             tiles = []
-            for jpeg, result in (max(part, key=_well_seen), max(part, key=_cut)):
+            for jpeg, result, _ in (max(part, key=_well_seen), max(part, key=_cut)):
                 image = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
                 tiles.append(_fit(draw(image, result, STILL_MARGIN)))
             rows.append(np.hstack(tiles))
         return np.vstack(rows)
 
 
-def _well_seen(still: tuple[bytes, FrameResult]) -> tuple[int, float]:
+def _well_seen(still: Still) -> tuple[int, float]:
     """One person alone makes the clearest picture; of that, joints inside the window, weighted by quality."""
     person = still[1].people[0]
     return -len(still[1].people), float(np.nansum(person.quality * (person.states == KeypointState.IN)))
 
 
-def _cut(still: tuple[bytes, FrameResult]) -> tuple[int, float]:
-    """Joints that are OUT, if the rest is seen well: half-hidden people make a better picture than lost ones."""
+def _cut(still: Still) -> tuple[int, float]:
+    """Joints that are likely out, if the rest is seen well: half-hidden people make a better picture than lost ones."""
     person = still[1].people[0]
-    out = (person.states == KeypointState.OUT).sum()
+    out = np.nansum(1 - person.presence)
     alone, seen = _well_seen(still)
     return alone, float(out * (person.states == KeypointState.IN).sum()) + 1e-3 * seen
 
