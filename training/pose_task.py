@@ -14,8 +14,8 @@ from probpose_training.augmentation import AugmentationConfig
 from probpose_training.checkpoint import pose_info, save_checkpoint
 from probpose_training.coco import CocoKeypoints, read_coco, read_image
 from probpose_training.configuration import build, take
-from probpose_training.decode import decode_codec
 from probpose_training.data import PoseDataset, Source
+from probpose_training.decode import decode_codec
 from probpose_training.graph import MEAN, STD, PoseGraph, normalise
 from probpose_training.losses import LossConfig, PoseLoss
 from probpose_training.metrics import exmap
