@@ -22,7 +22,6 @@ def test_every_finding_has_its_fix_where_nothing_is_installed(monkeypatch: pytes
     assert {finding.name for finding in findings} >= set(doctor.MODULES) | {
         "detector",
         "pose model",
-        "calibration",
         "GPU",
     }
     for finding in findings:
