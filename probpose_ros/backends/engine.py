@@ -24,6 +24,8 @@ from probpose_ros.models import file_sha256
 
 PRECISIONS = ("int8", "fp16", "fp32")  # Of several engines the first of these is used.
 FORMAT = "probpose engine 2"
+# The convolution that gives the maps' logits, by its node's name: sparsemax turns their rounding into other cells.
+LOGITS = "/head/final_layer"
 # Layers of a weakly typed network that may run in half: those of the network itself. What follows it (sparsemax,
 # decode, probabilities) keeps fp32, and so do the kinds below, wherever they are.
 _HALF_PREFIX = "/model/"
@@ -378,7 +380,7 @@ def _keep_islands(trt: Any, network: Any, config: Any) -> None:
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         kind = layer.type.name
-        may_be_half = layer.name.startswith(_HALF_PREFIX) and kind not in _FLOAT_KINDS
+        may_be_half = layer.name.startswith(_HALF_PREFIX) and kind not in _FLOAT_KINDS and LOGITS not in layer.name
         if may_be_half or kind in _UNTYPED_KINDS:
             continue
         types = [layer.get_output(j).dtype for j in range(layer.num_outputs)]

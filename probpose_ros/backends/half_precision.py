@@ -1,8 +1,8 @@
 """An fp32 graph -> one that computes in half precision by its types, as strongly typed TensorRT networks need.
 
 Half are the convolutions, matrix products and what lies between them. In fp32 stay the islands where half overflows or
-rounds too much: normalisation of the image, LayerNormalization, means, and all that follows a ``.float()`` of the torch
-code: sparsemax, probabilities, decode, boxes.
+rounds too much: normalisation of the image, LayerNormalization, means, the maps' logits, and all that follows a
+``.float()`` of the torch code: sparsemax, probabilities, decode, boxes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from probpose_ros.backends.engine import LOGITS
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST = float(np.finfo(np.float16).max)
@@ -42,6 +44,7 @@ def half_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
     outputs = {value.name for value in model.graph.output}
     half: set[str] = set()  # Tensors that are half now.
     final: set[str] = set()  # Tensors after a .float(): fp32 for good.
+    logits: set[str] = set()  # Tensors made of the maps' logits alone: fp32 up to the .float() that they lead to.
     nodes: list[onnx.NodeProto] = []
     casts: dict[tuple[str, int], str] = {}  # (tensor, type) -> the tensor in that type.
     new_constants: list[TensorProto] = []
@@ -59,7 +62,7 @@ def half_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
 
     for node in result.graph.node:
         inputs = [name for name in node.input if name in floats or name in constants]
-        if node.op_type == "Cast" and node.input[0] in half | final:
+        if node.op_type == "Cast" and node.input[0] in half | final | logits:
             final.update(node.output)  # The trace of a .float() in the torch code.
             nodes.append(node)
             continue
@@ -67,7 +70,12 @@ def half_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         ended = any(name in final for name in inputs)
-        wants_half = not ended and node.op_type not in _ISLANDS
+        exact = LOGITS in node.name or (
+            any(name in logits for name in inputs) and all(name in logits or name in constants for name in inputs)
+        )
+        if exact:
+            logits.update(node.output)
+        wants_half = not ended and not exact and node.op_type not in _ISLANDS
         wants_half &= node.op_type in heavy or any(name in half for name in inputs)
         if ended:
             final.update(node.output)
