@@ -78,15 +78,17 @@ class BagReader:
 
     types: allowed message types. topic: None for the only topic of these types; BagError, naming the topics, otherwise.
     length: number of messages, None for a file that was cut off. rate: messages a second, if known.
-    raw: give the messages as bytes.
+    raw: give the messages as bytes. option: of the command, that chooses the topic.
     """
 
-    def __init__(self, path: str | Path, types: tuple[str, ...], topic: str | None = None, raw: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, types: tuple[str, ...], topic: str | None = None, raw: bool = False, option: str = "--topic"
+    ) -> None:
         self.path, self.raw = Path(path).expanduser(), raw
         self.cut = False
         self._reader = self._open()
         try:
-            self._connections = choose(self._reader.connections, types, topic, f"{self.path}")
+            self._connections = choose(self._reader.connections, types, topic, f"{self.path}", option)
         except BagError:
             self.close()
             raise
@@ -149,7 +151,7 @@ class BagReader:
         return reader
 
 
-def choose(connections: list[Any], types: tuple[str, ...], topic: str | None, name: str) -> list[Any]:
+def choose(connections: list[Any], types: tuple[str, ...], topic: str | None, name: str, option: str) -> list[Any]:
     """The connections of one topic. BagError, with the topics that there are, if it is not clear which."""
     fitting = [each for each in connections if each.msgtype in types and topic in (None, each.topic)]
     topics = sorted({each.topic for each in fitting})
@@ -157,9 +159,16 @@ def choose(connections: list[Any], types: tuple[str, ...], topic: str | None, na
         return fitting
     wanted = " or ".join(kind.replace("/msg/", "/") for kind in types)
     if topics:
-        raise BagError(f"{name}: {len(topics)} topics of {wanted}, choose one with --topic: {', '.join(topics)}")
+        raise BagError(f"{name}: {len(topics)} topics of {wanted}, choose one with {option}: {', '.join(topics)}")
     known = ", ".join(sorted(f"{each.topic} ({each.msgtype.replace('/msg/', '/')})" for each in connections))
     raise BagError(f"{name}: no topic {f'{topic} ' if topic else ''}of {wanted}; there is: {known or 'nothing'}")
+
+
+def check_new(path: Path) -> None:
+    """ModuleNotFoundError or BagError if a BagWriter could not begin a bag there."""
+    typestore()
+    if path.exists():
+        raise BagError(f"{path}: exists already and is not overwritten; remove it or choose another folder")
 
 
 class BagWriter:
@@ -169,14 +178,12 @@ class BagWriter:
     """
 
     def __init__(self, path: str | Path, storage: str = STORAGES[0]) -> None:
-        typestore()
-        from rosbags.rosbag2 import StoragePlugin, Writer
-
         if storage not in STORAGES:
             raise ValueError(f"storage {storage!r}: must be one of {', '.join(STORAGES)}")
         self.path, self.count, self._uncommitted = Path(path), 0, 0
-        if self.path.exists():
-            raise BagError(f"{path}: exists already and is not overwritten; remove it or choose another folder")
+        check_new(self.path)
+        from rosbags.rosbag2 import StoragePlugin, Writer
+
         self._connections: dict[str, Any] = {}
         self._writer: Any = None
         with self._errors():

@@ -85,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _explain(parser: argparse.ArgumentParser, docstring: str | None) -> None:
     """``probpose run``: people in an image ... -> People in an image ..., with everything below the first line."""
     text = inspect.cleandoc(docstring or "").partition(": ")[2]
-    parser.description = parser.description or (text[:1].upper() + text[1:]).replace("%", "%%") or None
+    parser.description = parser.description or text[:1].upper() + text[1:] or None
 
 
 def _register_unavailable(subparsers: argparse._SubParsersAction, name: str, error: ImportError) -> None:

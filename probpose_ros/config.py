@@ -33,7 +33,7 @@ def allowed(spec: Field) -> str:
     """What an option accepts, in words: ``a number from 0.0 to 1.0``."""
     meta = spec.metadata
     if meta["choices"]:
-        return "one of " + ", ".join(meta["choices"])
+        return "one of " + ", ".join(choice or '""' for choice in meta["choices"])
     kind = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string"}.get(
         str(spec.type), "a list of numbers" if "float" in str(spec.type) else "a list of strings"
     )

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from probpose_ros.bags import STORAGES
+from probpose_ros.bags import STORAGES, check_new
 from probpose_ros.config import PipelineConfig
 
 VIRTUAL_FRAMES, CAMERA_FRAMES, RATE = 150, 300, 15.0
@@ -51,8 +51,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"ROS 2 is not here ({', '.join(missing)} missing): the same pipeline runs without it.")
         if args.bag and (args.no_ros or missing):
             raise ValueError(f"--bag {args.bag}: needs ROS; without it: probpose run SOURCE --bag {args.bag}")
+        if args.bag:
+            check_new(args.out / "bag")
         (run_without_ros if args.no_ros or missing else run_with_ros)(args, frames, rate)
-    except (DemoError, ValueError, OSError) as error:
+    except (DemoError, ValueError, OSError, ModuleNotFoundError) as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from tiny_models import person_image
 
+from probpose_ros.bags import IMAGES, PEOPLE, STORAGES, BagReader
 from probpose_ros.demo import DemoError, plan, stop, supervise
 from probpose_ros.transport import MALLOC, transport_environment
 from probpose_ros.virtual_camera import VirtualCamera, camera_matrix
@@ -53,6 +54,24 @@ def test_from_end_to_end(options: list[str], tmp_path: Path, tiny_detector_model
     assert cv2.imread(str(tmp_path / "demo.png")).shape == (960, 1280, 3)
 
 
+@pytest.mark.ros
+@pytest.mark.skipif(not HAS_ROS, reason=REASON)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_with_a_bag(storage: str, tmp_path: Path, tiny_detector_model: Any, tiny_pose_model: Any) -> None:
+    """What the demo records can be read again, without ROS; and a second demo does not overwrite it."""
+    pytest.importorskip("rosbags", reason="needs the library rosbags")
+    options = ["--frames", "5", "--model", str(tiny_pose_model), "--detector", str(tiny_detector_model)]
+    done = demo(tmp_path, *options, "--bag", storage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (tmp_path / "demo.jsonl").read_text(encoding="utf-8").splitlines()
+    with BagReader(tmp_path / "bag", IMAGES) as images, BagReader(tmp_path / "bag", (PEOPLE,)) as people:
+        assert (images.topic, images.length) == ("/probpose/image", 5)
+        assert (people.topic, people.length) == ("/probpose/keypoints", len(lines))
+        assert [len(msg.people) for _, msg in people] == [len(json.loads(line)["people"]) for line in lines]
+    done = demo(tmp_path, *options, "--bag", storage)
+    assert done.returncode == 1 and "exists already" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
 def test_a_folder_as_source(tmp_path: Path, tiny_detector_model: Any, tiny_pose_model: Any) -> None:
     (tmp_path / "in").mkdir()
     for i in range(3):
@@ -69,6 +88,7 @@ def test_a_folder_as_source(tmp_path: Path, tiny_detector_model: Any, tiny_pose_
         (["--source", "/nowhere/x.mp4"], "/nowhere/x.mp4"),
         (["--frames", "1"], "--frames 1"),
         (["--model", "nope", "--no-ros"], "nope"),
+        (["--bag", "mcap", "--no-ros"], "probpose run SOURCE --bag mcap"),
     ],
 )
 def test_user_errors_are_one_line(arguments: list[str], word: str, tmp_path: Path, tiny_detector_model: Any) -> None:

@@ -37,6 +37,8 @@ def test_a_command_explains_itself(name: str) -> None:
     unexplained = [action.dest for action in parser._actions if not action.help]
     assert not unexplained, f"probpose {name}: no help for {', '.join(unexplained)}"
     assert any(line.startswith(f"probpose {name}") for line in examples(parser))
+    text = parser.format_help()
+    assert "%%" not in text and "(one of ," not in text and "default: )" not in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -61,10 +61,11 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
             flag, help = "--" + spec.name.replace("_", "-"), spec.metadata["help"]
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help)
             continue
+        shown = '""' if default == "" else default
         parser.add_argument(
             "--" + spec.name.replace("_", "-"), type=kinds[str(spec.type)], default=default,
             nargs="+" if isinstance(default, list) else None, metavar=spec.name.upper(),
-            help=f"{spec.metadata['help']} ({allowed(spec)}; default: {default})".replace("%", "%%"),
+            help=f"{spec.metadata['help']} ({allowed(spec)}; default: {shown})".replace("%", "%%"),
         )  # fmt: skip
 
 

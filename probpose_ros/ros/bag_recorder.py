@@ -57,7 +57,7 @@ def replay(recording: Recording, path: Path, image_topic: str | None, keypoints_
     BagError where the bag breaks off; everything before has been added by then.
     """
     results: dict[tuple[int, int], PersonPoseArray] = {}
-    with BagReader(path, (PEOPLE,), keypoints_topic, raw=True) as reader:
+    with BagReader(path, (PEOPLE,), keypoints_topic, raw=True, option="--keypoints-topic") as reader:
         broken = None
         try:
             for _, data in reader:
@@ -66,7 +66,7 @@ def replay(recording: Recording, path: Path, image_topic: str | None, keypoints_
         except OSError as error:
             broken = error
     count = 0
-    with BagReader(path, IMAGES, image_topic) as reader:
+    with BagReader(path, IMAGES, image_topic, option="--image-topic") as reader:
         for _, image in reader:
             count += 1
             msg = results.get((image.header.stamp.sec, image.header.stamp.nanosec))

@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         problem = "interrupted"
     except OSError as error:  # a full disk
-        problem = f"stopped after {recording.count} frames: {error.strerror or error}"
+        problem = (f"stopped after {recording.count} frames: " if recording.count else "") + (error.strerror or str(error))
     finally:
         progress.close()
         rclpy.try_shutdown()

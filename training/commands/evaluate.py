@@ -1,4 +1,4 @@
-"""``probpose evaluate``: results.json, metrics.json and report.html for a model on COCO-format data.
+"""``probpose evaluate``: a model on COCO-format data -> results.json, metrics.json, report.html.
 
 Prints OKS AP and Ex-AP (which also judges joints outside the image) with 95 % intervals over the images; the rest is in
 the report: per joint, by occlusion and size, presence, calibration of the quality, pictures of the worst.
