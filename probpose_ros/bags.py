@@ -82,8 +82,9 @@ class BagReader:
     """
 
     def __init__(
-        self, path: str | Path, types: tuple[str, ...], topic: str | None = None, raw: bool = False, option: str = "--topic"
-    ) -> None:
+        self, path: str | Path, types: tuple[str, ...], topic: str | None = None, raw: bool = False,
+        option: str = "--topic",
+    ) -> None:  # fmt: skip
         self.path, self.raw = Path(path).expanduser(), raw
         self.cut = False
         self._reader = self._open()

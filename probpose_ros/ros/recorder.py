@@ -156,7 +156,9 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         problem = "interrupted"
     except OSError as error:  # a full disk
-        problem = (f"stopped after {recording.count} frames: " if recording.count else "") + (error.strerror or str(error))
+        problem = error.strerror or str(error)
+        if recording.count:
+            problem = f"stopped after {recording.count} frames: {problem}"
     finally:
         progress.close()
         rclpy.try_shutdown()
