@@ -134,6 +134,12 @@ def zones_at(people: Sequence[Body], age: float, config: NodeConfig, camera: Cam
     return [zone for person in people for zone in _zones(person, age, config, camera)]
 
 
+def whole_view(width: int, height: int) -> Zone:
+    """What stands beside the zones of an image of which nothing is known; without corners if not even its size is."""
+    corners = view_corners(width, height)[: 4 * bool(width and height)].astype(np.float32)
+    return Zone(-1, "view", corners, float("nan"), RegionKind.UNKNOWN, False)
+
+
 def _zones(person: Body, age: float, config: NodeConfig, camera: Camera | None) -> list[Zone]:
     speed = np.where(body.IS_ARM, config.zone_arm_speed, config.zone_body_speed)
     moved = speed * max(age, 0.0)  # (P,) m; NaN where the age is not known

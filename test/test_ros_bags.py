@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ros
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
-from test_ros_convert import LEVELS, some_result  # noqa: E402
+from test_ros_convert import people_bytes, some_result  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from probpose_msgs.msg import PersonPoseArray, SkeletonInfo, Status  # noqa: E402
@@ -24,7 +24,7 @@ from probpose_ros.bags import IMAGES, SKELETON, STORAGES, BagError, BagReader  #
 from probpose_ros.recording import Recording  # noqa: E402
 from probpose_ros.ros import qos, recorder  # noqa: E402
 from probpose_ros.ros.bag_recorder import BagRecorder, replay  # noqa: E402
-from probpose_ros.ros.convert import people_message, skeleton_message  # noqa: E402
+from probpose_ros.ros.convert import skeleton_message  # noqa: E402
 from probpose_ros.ros.images import bgr_to_image  # noqa: E402
 
 FRAMES = 4
@@ -72,7 +72,7 @@ def test_a_recording_from_the_bag_is_the_same(storage, tmp_path, heard):
         header.stamp.sec, header.stamp.nanosec = 1_700_000_000, 123_456_789 + i
         image = np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8)
         publish["image"].publish(bgr_to_image(image, header))
-        publish["keypoints"].publish(people_message(some_result(2, seed=i), header, LEVELS, "tiny"))
+        publish["keypoints"].publish(people_bytes(some_result(2, seed=i), header))
         publish["status"].publish(Status(sequence=i))
     spin_until(lambda: first.count == FRAMES and node.bag.bag.count == 3 * FRAMES + 1)
     node.bag.close()

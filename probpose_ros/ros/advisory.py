@@ -19,16 +19,18 @@ from rclpy.time import Time
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from probpose_msgs.msg import Zone as ZoneMessage
 from probpose_msgs.msg import ZoneArray
 from probpose_ros.camera import Camera
 from probpose_ros.config import NodeConfig
 from probpose_ros.depth import DepthImage
 from probpose_ros.fill import fill_zones, nobody, wall
 from probpose_ros.ros import qos
-from probpose_ros.ros.convert import zones_message
+from probpose_ros.ros.convert import zones_head
 from probpose_ros.ros.geometry_input import depth_values
+from probpose_ros.ros.wire import message_bytes, zone_items
 from probpose_ros.types import FrameResult, FrameState
-from probpose_ros.zones import Body, Zone, bodies, zones_at
+from probpose_ros.zones import Body, Zone, bodies, whole_view, zones_at
 
 UPRIGHT = Quaternion(w=1.0)
 XYZ = [PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate("xyz")]
@@ -65,10 +67,13 @@ class Advisory:
     ) -> list[Zone]:  # fmt: skip
         """Everything for an image of that age; returns the zones."""
         zones = zones_at(people, 1e-3 * age_ms + self.config.zone_lookahead, self.config, camera)
-        message = zones_message(result, header, zones, age_ms, self.config, calibration_id, delta)
+        message = zones_head(result, header, zones, age_ms, self.config, calibration_id, delta)
         message.sequence = self.sequence
         self.sequence += 1
-        self.zones.publish(message)
+        unknown, stale = result.state == FrameState.UNKNOWN, result.state == FrameState.STALE
+        shown = [*zones, whole_view(result.image_width, result.image_height)] if unknown else zones
+        items = zone_items(shown, ZoneMessage.STALE if stale else ZoneMessage.OK)
+        self.zones.publish(message_bytes(message, len(shown), items))
         if self.cloud.get_subscription_count() or self.poses.get_subscription_count():
             self._publish_points(header, result.state, message.state, zones, camera)
         return zones

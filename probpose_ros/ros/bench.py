@@ -32,8 +32,9 @@ from probpose_ros.detector import letterbox
 from probpose_ros.geometry import cut_crops
 from probpose_ros.pipeline import Pipeline, StageClock
 from probpose_ros.ros import qos
-from probpose_ros.ros.convert import people_message
+from probpose_ros.ros.convert import people_head
 from probpose_ros.ros.images import bgr_to_image
+from probpose_ros.ros.wire import message_bytes, people_items
 
 SETTLE, GIVE_UP = 1.0, 60.0  # seconds: for discovery on both sides; without any sign of the other process
 
@@ -239,7 +240,8 @@ def _result(seconds: float, node: Node, pixels: np.ndarray, boxes: np.ndarray, p
     while time.monotonic() < end or len(build) < 8:
         (result,) = pipeline.process([pixels])
         start = time.perf_counter()
-        publisher.publish(people_message(result, Header(), pipeline.config.levels, "bench"))
+        head = people_head(result, Header(), pipeline.config.levels, "bench")
+        publisher.publish(message_bytes(head, len(result.people), people_items(result.people, False)))
         build.append(1e3 * (time.perf_counter() - start))
         frames.append(sum(result.stage_ms.values()))
     share = np.median(np.array(build[2:]) / np.array(frames[2:]))

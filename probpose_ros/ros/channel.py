@@ -27,13 +27,14 @@ from probpose_ros.models import file_sha256
 from probpose_ros.pipeline import Pipeline
 from probpose_ros.ros import qos
 from probpose_ros.ros.advisory import Advisory
-from probpose_ros.ros.convert import people_message
+from probpose_ros.ros.convert import people_head
 from probpose_ros.ros.foxglove import ImageAnnotations, image_annotations
 from probpose_ros.ros.geometry_input import camera_of
 from probpose_ros.ros.images import bgr_to_image
 from probpose_ros.ros.interop import Bodies, Detection2DArray, detections_message
 from probpose_ros.ros.markers import people_markers
 from probpose_ros.ros.stats import Stats, rate
+from probpose_ros.ros.wire import message_bytes, people_items
 from probpose_ros.tracking import Tracker
 from probpose_ros.types import Detections, FrameResult, FrameState
 from probpose_ros.zones import Body, Zone
@@ -195,27 +196,25 @@ class Channel:
             error = result.doubt or self._doubt(image, header, taken)
             result = self.tracker.track(result, Time.from_msg(header.stamp).nanoseconds / 1e9)
         # Zones come from who is seen in this image; whoever is LOST joins after them.
-        camera = self._usable_camera()
+        camera, facts = self._usable_camera(), self.facts
         people_seen = self.advisory.bodies(result, header, camera)
         if image is not None and self.config.track_lost:
             result = replace(result, people=(*result.people, *self.tracker.lost()))
-        facts = self.facts
-        people = people_message(
-            result, header, self.levels, facts.model, self.config.polygons, facts.calibration_id
-        )  # fmt: skip
-        people.processing_ms = 1e3 * (time.perf_counter() - taken)
-        people.age_ms = self._age_ms(header)
-        error = error or self.stats.doubt(people.age_ms)
-        state = FrameState.UNKNOWN if error else self.stats.judge(result.state, people.age_ms)
+        items = people_items(result.people, self.config.polygons)
+        message = people_head(result, header, self.levels, facts.model, facts.calibration_id)
+        message.age_ms = age_ms = self._age_ms(header)
+        error = error or self.stats.doubt(age_ms)
+        state = FrameState.UNKNOWN if error else self.stats.judge(result.state, age_ms)
         result = replace(result, state=state)
-        people.state = int(state)
-        people.sequence = self.sequence
-        self.keypoints.publish(people)
+        message.state = int(state)
+        message.sequence = self.sequence
+        message.processing_ms = 1e3 * (time.perf_counter() - taken)
+        self.keypoints.publish(message_bytes(message, len(result.people), items))
         self.sequence += 1
         with self._zones_lock:
             self._last = header, result, people_seen
-            zones = self._publish_zones(header, result, people_seen, people.age_ms)
-            self.stats.finished(state, people.age_ms, error, failed=image is None)
+            zones = self._publish_zones(header, result, people_seen, age_ms)
+            self.stats.finished(state, age_ms, error, failed=image is None)
         if error:
             self.node.get_logger().error(f"{self.prefix}image: {error}", throttle_duration_sec=5.0)
 

@@ -13,7 +13,7 @@ from rclpy.duration import Duration
 from rclpy.time import Time
 from std_msgs.msg import Header
 
-from probpose_msgs.msg import Keypoint, PersonPose, PersonPoseArray, Region, SkeletonInfo, Zone, ZoneArray
+from probpose_msgs.msg import PersonPose, PersonPoseArray, SkeletonInfo, ZoneArray
 from probpose_ros.camera import view_corners
 from probpose_ros.config import NodeConfig
 from probpose_ros.serialize import skeleton_to_dict
@@ -33,13 +33,12 @@ def points(polygon: np.ndarray) -> list[Point32]:
     return [Point32(x=x, y=y) for x, y in polygon.tolist()]
 
 
-def people_message(
-    result: FrameResult, header: Header, levels: Iterable[float], model: str, polygons: bool = False,
-    calibration_id: str = "",
-) -> PersonPoseArray:  # fmt: skip
-    """Everything the pipeline says of one image. sequence, processing_ms and age_ms are the publisher's to fill in.
+def people_head(
+    result: FrameResult, header: Header, levels: Iterable[float], model: str, calibration_id: str = ""
+) -> PersonPoseArray:
+    """All that the pipeline says of one image but the people, who join in :mod:`probpose_ros.ros.wire`.
 
-    polygons: fill in Region.polygon too; they cost more than all the rest together.
+    sequence, processing_ms and age_ms are the publisher's to fill in.
     """
     return PersonPoseArray(
         header=header,
@@ -51,72 +50,23 @@ def people_message(
         processing_ms=NAN,
         age_ms=NAN,
         levels=floats(levels),
-        people=[_person(person, polygons) for person in result.people],
     )
 
 
-def _person(person: Person, polygons: bool) -> PersonPose:
-    # Columns to Python numbers first: tolist() converts an array 20 times faster than indexing number by number.
-    numbers = np.column_stack([person.keypoints, person.presence, person.visibility, person.quality]).tolist()
-    states = person.states.tolist()
-    regions = [[] for _ in numbers] if person.regions is None else _regions(person.regions, polygons)
-    unknown = np.full((len(numbers), 3), np.nan, np.float32)
-    covariances = unknown if person.regions is None else person.regions.covariances
-    return PersonPose(
-        id=person.id,
-        track_state=int(person.track_state),
-        score=float(person.score),
-        bbox=person.bbox.astype(np.float32),
-        window=person.window.astype(np.float32),
-        keypoints=[
-            Keypoint(
-                id=k, x=x, y=y, presence=presence, visibility=visibility, quality=quality,
-                covariance=covariances[k].astype(np.float32), state=states[k], regions=regions[k],
-            )
-            for k, (x, y, presence, visibility, quality) in enumerate(numbers)
-        ],
-    )  # fmt: skip
-
-
-def _regions(regions: Regions, polygons: bool) -> list[list[Region]]:
-    kind, levels = int(regions.kind), regions.levels.tolist()
-    columns = (regions.valid.tolist(), regions.ellipses.tolist(), regions.areas.tolist(), regions.polygons)
-    return [
-        [
-            Region(
-                level=level, kind=kind, valid=valid, x=x, y=y, semi_major=major, semi_minor=minor, theta=theta,
-                area=area, polygon=points(polygon) if polygons else [],
-            )
-            for level, valid, (x, y, major, minor, theta), area, polygon in zip(levels, *per_level)
-        ]
-        for per_level in zip(*columns)
-    ]  # fmt: skip
-
-
-def zones_message(
+def zones_head(
     result: FrameResult, header: Header, zones: list[PersonZone], age_ms: float, config: NodeConfig,
     calibration_id: str = "", delta: float = NAN,
 ) -> ZoneArray:  # fmt: skip
-    """The advisory zones of one image, which hold until its age is ``age_ms`` and the lookahead. sequence as above.
+    """All about the advisory zones of one image but themselves, who join in :mod:`probpose_ros.ros.wire`.
 
-    delta: of the calibration, if its kind is PAC.
+    They hold until the image's age is ``age_ms`` and the lookahead. delta: of the calibration, if its kind is PAC.
+    sequence is the publisher's to fill in.
     """
     width, height, state = result.image_width, result.image_height, result.state
-    view = points(view_corners(width, height)) if width and height else []  # of a broken image not even that is known
     until = 0.0 if math.isnan(age_ms) else 1e-3 * age_ms + config.zone_lookahead
     if state == FrameState.OK and not all(zone.valid for zone in zones):
         state = FrameState.UNKNOWN
-    each = FrameState.STALE if state == FrameState.STALE else FrameState.OK
-    made = [
-        Zone(
-            person_id=zone.person_id, part=zone.part, state=int(each if zone.valid else FrameState.UNKNOWN),
-            valid=zone.valid, polygon=points(zone.polygon), range_source=int(zone.source),
-            points=[Point32(x=x, y=y, z=z) for x, y, z in zone.points.tolist()], distance=zone.distance,
-        )
-        for zone in zones
-    ]  # fmt: skip
-    if result.state == FrameState.UNKNOWN:  # nothing can be said: one more zone is the whole view
-        made.append(Zone(person_id=-1, part="view", polygon=view, distance=NAN))
+    searched = result.state in (FrameState.OK, FrameState.NO_PERSON_DETECTED)
     return ZoneArray(
         header=header,
         state=int(state),
@@ -127,8 +77,7 @@ def zones_message(
         age_ms=age_ms,
         assumed_speed=max(config.zone_arm_speed, config.zone_body_speed),
         valid_until=(Time.from_msg(header.stamp) + Duration(seconds=until)).to_msg(),
-        observed_area=view if result.state in (FrameState.OK, FrameState.NO_PERSON_DETECTED) else [],
-        zones=made,
+        observed_area=points(view_corners(width, height)) if searched else [],
     )
 
 
@@ -146,7 +95,7 @@ def message_to_dict(value: Any) -> Any:
 
 
 def result_of(message: PersonPoseArray) -> FrameResult:
-    """The FrameResult in a message: the reverse of :func:`people_message` (polygons only where they were sent)."""
+    """The FrameResult in a message: the reverse of what the node sends (polygons only where they were sent)."""
     people = tuple(_person_of(person, message.levels) for person in message.people)
     return FrameResult(people, message.image_width, message.image_height, FrameState(message.state))
 
