@@ -220,7 +220,9 @@ def make_compiler(machine: Machine) -> ModuleType:
         assert Path(nvcc).is_file() and no_extern_c and cache_dir is False
         assert arch == f"sm_{10 * machine.sm[0] + machine.sm[1]}"
         if machine.kernel_error:
-            raise machine.cuda.CompileError(machine.kernel_error)
+            error = machine.cuda.CompileError("nvcc compilation of /tmp/kernel.cu failed")
+            error.stderr = f"a warning\n{machine.kernel_error}\n"
+            raise error
         return b"a cubin"
 
     compiler.compile = compile
@@ -352,7 +354,7 @@ def make_pycuda(machine: Machine) -> ModuleType:
 def make_tensorrt(machine: Machine) -> ModuleType:
     trt = ModuleType("tensorrt")
     trt.__version__ = machine.version
-    trt.BuilderFlag = enum.IntEnum("BuilderFlag", "FP16 INT8 OBEY_PRECISION_CONSTRAINTS", start=0)
+    trt.BuilderFlag = enum.IntEnum("BuilderFlag", "FP16 INT8 OBEY_PRECISION_CONSTRAINTS TF32", start=0)
     trt.MemoryPoolType = enum.IntEnum("MemoryPoolType", "WORKSPACE")
     trt.NetworkDefinitionCreationFlag = enum.IntEnum("Flag", "EXPLICIT_BATCH STRONGLY_TYPED", start=0)
     trt.TensorIOMode = enum.IntEnum("TensorIOMode", "NONE INPUT OUTPUT", start=0)
@@ -396,9 +398,12 @@ def make_tensorrt(machine: Machine) -> ModuleType:
             if monitor := getattr(config, "progress_monitor", None):
                 monitor.phase_start("Building", None, 2)
                 monitor.phase_start("Tactics", "Building", 1)
-                assert monitor.step_complete("Tactics", 0) and monitor.step_complete("Building", 0)
+                goes_on = monitor.step_complete("Tactics", 0) and monitor.step_complete("Building", 0)
                 monitor.phase_finish("Tactics")
                 monitor.phase_finish("Building")
+                if not goes_on:
+                    self.logger.fail("the build was cancelled by the progress monitor")
+                    return None
             machine.builds.append({"flags": network.flags, "layers": network.layers, **vars(config)})
             header = {"version": machine.version, "sm": machine.sm, "shapes": config.profiles[0].shapes}
             return json.dumps(header).encode() + b"\n" + network.model
@@ -413,10 +418,13 @@ def make_tensorrt(machine: Machine) -> ModuleType:
 
     class Config:
         def __init__(self) -> None:
-            self.set_flags, self.pools, self.profiles, self.cache = set(), {}, [], b""
+            self.set_flags, self.pools, self.profiles, self.cache = {"TF32"}, {}, [], b""
 
         def set_flag(self, flag: enum.IntEnum) -> None:
             self.set_flags.add(flag.name)
+
+        def clear_flag(self, flag: enum.IntEnum) -> None:
+            self.set_flags.remove(flag.name)
 
         def set_memory_pool_limit(self, pool: enum.IntEnum, size: int) -> None:
             self.pools[pool.name] = size
@@ -425,7 +433,9 @@ def make_tensorrt(machine: Machine) -> ModuleType:
             self.profiles.append(profile)
             return 0
 
-        def create_timing_cache(self, content: bytes) -> SimpleNamespace:
+        def create_timing_cache(self, content: bytes) -> SimpleNamespace | None:
+            if content and not content.startswith(b"measured "):
+                return None
             return SimpleNamespace(content=content, serialize=lambda: content + b"measured ")
 
         def set_timing_cache(self, cache: SimpleNamespace, ignore_mismatch: bool) -> bool:

@@ -85,8 +85,35 @@ def has(module: ModuleType, name: str) -> bool:
     return True
 
 
-def record(wheel: Path) -> tuple[str, list[str]]:
-    """Version of the bindings in an unpacked wheel, and those of the used names that they have."""
+def used_calls() -> set[tuple[str, int]]:
+    """Methods that our code calls, each with the number of arguments given."""
+    found = set()
+    for file, variables in VARIABLES.items():
+        for node in ast.walk(ast.parse((BACKENDS / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                name = _dotted(node.func, variables)
+                if name and name[0].isupper() and "." in name and not name.endswith("__init__"):
+                    given = [3 if isinstance(argument, ast.Starred) else 1 for argument in node.args]  # set_shape's 3
+                    found.add((name, sum(given)))
+    return found
+
+
+def signatures(module: ModuleType) -> dict[str, list[list[int]]]:
+    """Fewest and most arguments of each overload of the called methods, from their docstrings."""
+    found: dict[str, list[list[int]]] = {}
+    for name in sorted({name for name, _ in used_calls() if has(module, name)}):
+        value: object = module
+        for part in name.split("."):
+            value = getattr(value, part)
+        for own, text in re.findall(r"^(?:\d+\. )?(\w+)\(self: [\w.]+(.*)\) ->", value.__doc__ or "", re.MULTILINE):
+            if own == part:
+                most = len(re.findall(r", \w+: ", text))
+                found.setdefault(name, []).append([most - text.count(" = "), most])
+    return found
+
+
+def record(wheel: Path) -> tuple[str, list[str], dict[str, list[list[int]]]]:
+    """Version of the bindings in an unpacked wheel, those of the used names that they have, and signatures."""
     (library,) = wheel.glob("*/tensorrt.so")
     with tempfile.TemporaryDirectory() as folder:
         _stand_ins(library, Path(folder))
@@ -95,16 +122,16 @@ def record(wheel: Path) -> tuple[str, list[str]]:
             f"import json, sys; sys.path[:0] = {paths}\n"
             f"import {library.parent.name} as trt, tensorrt_names as names\n"
             "from probpose_ros.backends import engine\n"
-            "engine.make_logger(trt)\n"  # Our classes on top of theirs can be made.
+            "engine.get_logger(trt)\n"  # Our classes on top of theirs can be made.
             "with engine._progress(trt, type('Config', (), {})()): pass\n"
-            "print(json.dumps([trt.__version__, sorted(n for n in names.used_names() if names.has(trt, n))]))"
+            "found = sorted(n for n in names.used_names() if names.has(trt, n))\n"
+            "print(json.dumps([trt.__version__, found, names.signatures(trt)]))"
         )
         environment = {**os.environ, "LD_LIBRARY_PATH": folder}
         answer = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     if answer.returncode:
         raise SystemExit(f"{wheel}: {answer.stderr.strip().splitlines()[-1]}")
-    version, names = json.loads(answer.stdout.splitlines()[-1])
-    return version, names
+    return tuple(json.loads(answer.stdout.splitlines()[-1]))
 
 
 def _stand_ins(library: Path, folder: Path) -> None:
@@ -124,7 +151,11 @@ def _stand_ins(library: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    recorded = dict(record(Path(wheel).resolve()) for wheel in sys.argv[1:])
-    RECORD.write_text(json.dumps({"names": sorted(used_names()), "versions": recorded}, indent=1) + "\n")
+    found = [record(Path(wheel).resolve()) for wheel in sys.argv[1:]]
+    recorded = {version: names for version, names, _ in found}
+    calls = {version: counts for version, _, counts in found}
+    content = {"names": sorted(used_names()), "versions": recorded}
+    text = json.dumps(content, indent=1)[:-2] + f',\n "signatures": {json.dumps(calls)}\n}}\n'
+    RECORD.write_text(text)
     for version, names in recorded.items():
         print(version, "lacks", sorted(used_names() - set(names)))

@@ -94,9 +94,7 @@ def test_an_engine_that_has_gone_keeps_the_node_inactive(
     file.write_bytes(content[:-10])
     assert bench.node.trigger_activate().name == "FAILURE"
     error = capfd.readouterr().err
-    assert (
-        "cannot activate" in error and "cut off or replaced" in error and "rebuild it: probpose build-engine" in error
-    )
+    assert "cannot activate" in error and "cut off or replaced" in error and "rebuild it: " in error
     assert bench.node._state_machine.current_state[1] == "inactive" and holds_nothing(machine)
     file.write_bytes(content)
     assert bench.node.trigger_activate().name == "SUCCESS"

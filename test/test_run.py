@@ -130,7 +130,7 @@ def test_doctor_about_the_gpu(bundled, capsys, monkeypatch, tmp_path):
     out = capsys.readouterr().out
     assert "Orin (sm_87, CUDA 12.6, TensorRT 10.3.0, 8192 MB)" in out
     for model in ("person_detector", "probpose_small"):
-        assert f"build it: probpose build-engine {tmp_path / model}.onnx --images DIR" in out
+        assert f"probpose build-engine {tmp_path / model}.onnx --images DIR" in out
 
 
 def test_doctor_without_models(monkeypatch, capsys):

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -32,7 +33,7 @@ from probpose_training.checkpoint import codec_of, pose_info
 from probpose_training.export import example_crops, export_pose, run
 from probpose_training.network import NetworkConfig
 
-VERSIONS = ("8.6.1", "10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")
+VERSIONS = ("8.6.1", "10.0.1", "10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")
 CROPS = np.random.default_rng(0).integers(0, 256, (5, 64, 48, 3), dtype=np.uint8)
 
 
@@ -93,7 +94,7 @@ def test_build_for_every_version(folder, tmp_path, monkeypatch, images, capsys, 
     assert done["pools"] == {"WORKSPACE": 100 * 2**20}
     assert done["profiles"][0].shapes == {"image": ((1, 64, 48, 3), (2, 64, 48, 3), (3, 64, 48, 3))}
     strong = (typed and not version.startswith("8")) or version.startswith("11")
-    assert ("FP16" in done["set_flags"]) == (not strong)
+    assert ("FP16" in done["set_flags"]) == (not strong) and "TF32" not in done["set_flags"]
     assert done["flags"] == (1 << 1 if strong else 1 << 0)
     (sidecar,) = folder.glob("*.json")
     content = json.loads(sidecar.read_text())
@@ -158,8 +159,12 @@ def test_second_build_uses_the_cache_and_the_timings(machine, model, folder, cap
     assert len(machine.builds) == 1 and "it is there already" in capsys.readouterr().out
     (timing,) = folder.glob("timing-10.3.0-sm87.cache")
     assert timing.read_bytes() == b"measured "
-    assert build(model, "--no-compare", "--max-people", "2", "--force") == 0
+    again = ("--no-compare", "--max-people", "2", "--force")
+    assert build(model, *again) == 0
     assert timing.read_bytes() == b"measured measured "
+    timing.write_bytes(b"cut off")  # What TensorRT cannot read is measured anew.
+    assert build(model, *again) == 0
+    assert timing.read_bytes() == b"measured "
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -177,6 +182,38 @@ def test_a_failed_build_leaves_no_engine(machine, model, images, folder, capsys,
     assert error.startswith("probpose: error: ") and re.search(message, error), error
     assert not list(folder.glob("*.json"))
     assert_nothing_left(machine)
+
+
+@pytest.mark.parametrize("error, status", [(KeyboardInterrupt, 130), (OSError("the terminal has gone"), 0)])
+def test_what_goes_wrong_while_progress_is_drawn(machine, model, folder, monkeypatch, error, status):
+    """It happens in a call from C++, which no exception may cross: Ctrl-C ends the build in good order."""
+    monkeypatch.setattr("tqdm.tqdm.update", lambda *args: (_ for _ in ()).throw(error))
+    assert build(model) == status
+    assert len(list(folder.glob("*.json"))) == (status == 0)
+    assert_nothing_left(machine)
+
+
+def test_one_logger_serves_the_process(machine, model):
+    """TensorRT keeps the first that it is given, so that one must outlive all; old errors are not told again."""
+    trt = machine.modules["tensorrt"]
+    logger = engine.get_logger(trt)
+    logger.fail("an error of an earlier call")
+    assert engine.get_logger(trt) is logger and not logger.errors
+
+
+def test_commands_that_are_told_can_be_typed(machine, tmp_path, monkeypatch, capsys):
+    """They name the model by its path, whatever it is, and the program as it can be found."""
+    (tmp_path / "my models").mkdir()
+    path = write_tiny_pose(tmp_path / "my models/pose.onnx")
+    assert build(path) == 0
+    next(engine.cache_dir().glob("*.engine")).write_bytes(b"")
+    for found, program in (("/usr/bin/probpose", "probpose"), (None, "ros2 run probpose_ros probpose")):
+        monkeypatch.setattr(engine.shutil, "which", lambda name, found=found: found)
+        command = refused(path).partition("; rebuild it: ")[2]
+        assert command.startswith(f"{program} build-engine ")
+        arguments = shlex.split(command)[len(program.split()) :]
+        assert main([*arguments[: arguments.index("--images")], "--no-compare", "--dry-run"]) == 0
+        assert "batch 1 to 2" in capsys.readouterr().out
 
 
 def test_dry_run_does_nothing(machine, model, folder, capsys):
@@ -386,9 +423,9 @@ def test_without_the_kernel_the_cpu_cuts_and_it_says_so(machine, model, folder):
 
 
 def test_a_kernel_that_does_not_compile_costs_no_engine(machine, model, folder, capsys):
-    machine.kernel_error = "nvcc compilation of kernel.cu failed"
+    machine.kernel_error = "nvcc fatal   : Failed to preprocess host compiler properties."
     assert build(model) == 0
-    assert "crops will be cut on the CPU: nvcc does not compile the crop kernel" in capsys.readouterr().out
+    assert f"nvcc does not compile the crop kernel: {machine.kernel_error}" in capsys.readouterr().out
     assert not list(folder.glob("*.cubin")) and list(folder.glob("*.engine"))
 
 
@@ -418,7 +455,7 @@ def test_resume_of_an_engine_that_has_gone(machine, model, folder, caplog):
     lenient.suspend()
     assert_nothing_left(machine)
     next(folder.glob("*.engine")).unlink()
-    with pytest.raises(BackendError, match="cannot be read.*rebuild it: probpose build-engine"):
+    with pytest.raises(BackendError, match="cannot be read.*rebuild it: .*probpose build-engine"):
         strict.resume()
     lenient.resume()
     assert "cannot be read" in lenient.problem and "cannot be read" in caplog.text
@@ -452,7 +489,7 @@ def test_doctor_says_what_the_gpu_lacks(machine, monkeypatch):
     assert found["GPU"].ok and "Orin (sm_87, CUDA 12.6, TensorRT 10.3.0, 8192 MB)" in found["GPU"].found
     assert found["nvcc"].ok and found["TensorRT's kernels"].ok
     assert not found["pose engine"].ok and "probpose build-engine" in found["pose engine"].fix
-    assert not found["crop kernel"].ok and found["crop kernel"].fix.startswith("probpose build-engine")
+    assert not found["crop kernel"].ok and "probpose build-engine" in found["crop kernel"].fix
     assert build(config.model) == 0
     found = findings()
     assert found["pose engine"].ok and "fp16, batch 1 to 2" in found["pose engine"].found
@@ -472,18 +509,23 @@ def refused(model, **options) -> str:
 
 
 def test_no_engine(machine, model):
-    assert f"build it: probpose build-engine {model}" in refused(model)
+    assert "build it: " in refused(model) and f"probpose build-engine {model}" in refused(model)
     assert not machine.builds
 
 
 def test_auto_without_an_engine_says_so_where_tensorrt_is_installed(machine, model, caplog, monkeypatch):
     session = load(model, "auto")
-    assert session.backend == "onnxruntime" and f"build it: probpose build-engine {model}" in session.problem
+    assert session.backend == "onnxruntime" and f"probpose build-engine {model}" in session.problem
     assert "not TensorRT but onnxruntime" in caplog.text
     assert not machine.builds
     caplog.clear()
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    assert "probpose build-engine" in load(model, "auto").problem  # Somebody forgot pycuda.
+    caplog.clear()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert not load(model, "auto").problem and not caplog.text  # A machine without a GPU is fine as it is.
+    monkeypatch.setattr(engine, "JETSON", model)  # A Jetson, in an environment that does not see its TensorRT.
+    assert "probpose build-engine" in load(model, "auto").problem
 
 
 def test_foreign_stale_truncated_and_changed_engines(machine, model, folder, monkeypatch, caplog):
@@ -528,7 +570,7 @@ def test_an_engine_that_lies_about_itself(machine, model, folder):
     text["fingerprint"]["sm"] = 89
     sidecar.write_text(json.dumps(text))
     message = refused(model)
-    assert "TensorRT cannot load it" in message and "Version tag" in message and "rebuild: probpose" in message
+    assert "TensorRT cannot load it" in message and "Version tag" in message and "probpose build-engine" in message
     assert_nothing_left(machine)
 
 

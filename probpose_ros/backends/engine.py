@@ -12,10 +12,13 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from probpose_ros.models import file_sha256
 
 PRECISIONS = ("int8", "fp16", "fp32")  # Of several engines the first of these is used.
 FORMAT = "probpose engine 2"
+JETSON = Path("/etc/nv_tegra_release")  # The board's release; no other machine has the file.
 # The convolution that gives the maps' logits, by its node's name: sparsemax turns their rounding into other cells.
 LOGITS = "/head/final_layer"
 # Layers of a weakly typed network that may run in half: those of the network itself. What follows it (sparsemax,
@@ -115,13 +119,18 @@ def cache_dir() -> Path:
 
 
 def build_command(model: Path | str, fingerprint: Fingerprint | None = None) -> str:
-    """What a user types to get the engine: the usual one, or another one like ``fingerprint``."""
+    """What a user types to get the engine: the usual one, or another one like ``fingerprint``.
+
+    In a ROS workspace nothing of the package lies in the PATH, and ``ros2 run`` finds the program.
+    """
+    program = "probpose" if shutil.which("probpose") else "ros2 run probpose_ros probpose"
+    command = f"{program} build-engine {shlex.quote(str(model))}"
     if fingerprint is None:
-        return f"probpose build-engine {model} --images DIR"
+        return f"{command} --images DIR"
     options = f"--precision {fingerprint.precision} --max-people {fingerprint.max_batch} --images DIR"
     options += " --strongly-typed" if fingerprint.strong else ""
     options += " --calibration-images DIR" if fingerprint.precision == "int8" else ""
-    return f"probpose build-engine {model} {options}"
+    return f"{command} {options}"
 
 
 @dataclass(frozen=True)
@@ -140,9 +149,9 @@ class Engine:
     sha256: str
     size: int
 
-    def read(self) -> bytes:
-        """The file's content; EngineError if it is not the one that was built."""
-        how = f"rebuild it: {build_command(self.model, self.fingerprint)}"
+    def read(self, model: Path) -> bytes:
+        """The file's content; EngineError if it is not the one that was built from ``model``."""
+        how = f"rebuild it: {build_command(model, self.fingerprint)}"
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -179,9 +188,10 @@ def no_engine(model: Path) -> str:
 
 
 def could_run(model: Path) -> bool:
-    """Whether somebody would expect TensorRT to run this model: it is installed, or ran an earlier version of it."""
-    installed = all(importlib.util.find_spec(name) for name in ("tensorrt", "pycuda"))
-    return installed or any(engine.model == model.name for engine in all_engines())
+    """Whether somebody would expect TensorRT to run this model: it is installed, this is a Jetson, or it ran an earlier
+    version of the model."""
+    expected = importlib.util.find_spec("tensorrt") is not None or JETSON.is_file()
+    return expected or any(engine.model == model.name for engine in all_engines())
 
 
 def find_engine(model: Path, device: Device) -> Engine:
@@ -265,7 +275,7 @@ def build(network_file: bytes, name: str, options: BuildOptions, timing_cache: P
         EngineError: in words, what TensorRT refused: the GPU, an operator, the memory.
     """
     trt = import_tensorrt()
-    logger = make_logger(trt, options.verbose)
+    logger = get_logger(trt, options.verbose)
     try:
         builder = trt.Builder(logger)
         check_gpu(trt, builder, logger)
@@ -276,6 +286,8 @@ def build(network_file: bytes, name: str, options: BuildOptions, timing_cache: P
             raise EngineError(f"{name}: TensorRT {trt.__version__} cannot take this network: {errors}")
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * 2**20)
+        # On by default: it multiplies with mantissas of 10 bits, as half does, and fp32 is there to round less.
+        config.clear_flag(trt.BuilderFlag.TF32)
         if options.precision != "fp32" and not options.strong:
             config.set_flag(trt.BuilderFlag.FP16)
             if options.precision == "int8":
@@ -288,13 +300,17 @@ def build(network_file: bytes, name: str, options: BuildOptions, timing_cache: P
             sizes = (1, min(options.opt_batch, options.max_batch), options.max_batch)
             profile.set_shape(tensor.name, *((size, *rest) for size in sizes))
         config.add_optimization_profile(profile)
-        cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
-        config.set_timing_cache(cache, True)  # True: measurements of another machine are ignored, not an error.
-        with _progress(trt, config):
+        timings = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
+        if timings is None:  # A file that TensorRT cannot read.
+            timings = config.create_timing_cache(b"")
+        config.set_timing_cache(timings, True)  # True: measurements of another machine are ignored, not an error.
+        with _progress(trt, config) as monitor:
             plan = builder.build_serialized_network(network, config)
     except (RuntimeError, MemoryError, TypeError) as error:
         # TypeError: pybind11 turns a null builder into it.
         raise EngineError(f"TensorRT {trt.__version__} failed: {_reason(logger, error)}") from None
+    if monitor and monitor.interrupted:
+        raise KeyboardInterrupt
     if plan is None:
         raise EngineError(f"{name}: no engine: {_reason(logger)}")
     write(timing_cache, bytes(config.get_timing_cache().serialize()))
@@ -304,7 +320,7 @@ def build(network_file: bytes, name: str, options: BuildOptions, timing_cache: P
 def probe_gpu() -> None:
     """EngineError if the installed TensorRT builds nothing for this GPU; a few seconds."""
     trt = import_tensorrt()
-    logger = make_logger(trt)
+    logger = get_logger(trt)
     try:
         check_gpu(trt, trt.Builder(logger), logger)
     except (RuntimeError, TypeError) as error:
@@ -349,18 +365,28 @@ def write(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def make_logger(trt: Any, verbose: bool = False) -> Any:
-    """A logger that keeps the last errors, because TensorRT's calls return only that they failed."""
+def get_logger(trt: Any, verbose: bool = False) -> Any:
+    """The process's logger, which keeps errors, because TensorRT's calls return only that they failed; now empty."""
+    logger = _logger(trt)
+    logger.verbose = verbose
+    logger.errors.clear()
+    return logger
+
+
+@cache
+def _logger(trt: Any) -> Any:
+    """Made once and never freed: TensorRT keeps the first logger that it is given, beyond those who gave it."""
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.verbose = False
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(message)
-            if verbose and severity != trt.ILogger.Severity.VERBOSE:
+            if self.verbose and severity != trt.ILogger.Severity.VERBOSE:
                 print(f"[TensorRT] {message}")
 
     return Logger()
@@ -391,34 +417,50 @@ def _keep_islands(trt: Any, network: Any, config: Any) -> None:
 
 
 @contextmanager
-def _progress(trt: Any, config: Any) -> Iterator[None]:
-    """A progress bar per phase of the build, where TensorRT reports them (10 and later); one line elsewhere."""
+def _progress(trt: Any, config: Any) -> Iterator[Any]:
+    """A progress bar per phase of the build, where TensorRT reports them (10 and later); one line elsewhere.
+
+    Gives the monitor, whose ``interrupted`` says that Ctrl-C ended the build; None where there is none.
+    """
     if not hasattr(trt, "IProgressMonitor"):
         print(f"TensorRT {trt.__version__} builds; it reports no progress, and takes minutes")
-        yield
+        yield None
         return
     from tqdm import tqdm
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Called from C++, which an exception must not reach."""
+
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.bars: dict[str, tqdm] = {}
+            self.interrupted = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=parent_phase is None)
+            def start() -> None:
+                self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=parent_phase is None)
+
+            self._attempt(start)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            bar = self.bars[phase_name]
-            bar.update(step + 1 - bar.n)
-            return True  # False would end the build.
+            self._attempt(lambda: self.bars[phase_name].update(step + 1 - self.bars[phase_name].n))
+            return not self.interrupted  # False ends the build.
 
         def phase_finish(self, phase_name: str) -> None:
-            self.bars.pop(phase_name).close()
+            self._attempt(lambda: self.bars.pop(phase_name).close())
+
+        def _attempt(self, function: Callable[[], object]) -> None:
+            try:
+                function()
+            except KeyboardInterrupt:
+                self.interrupted = True
+            except Exception:  # noqa: BLE001 - a bar that cannot be drawn is no reason to lose the build
+                pass
 
     monitor = Monitor()
     config.progress_monitor = monitor
     try:
-        yield
+        yield monitor
     finally:
         for bar in monitor.bars.values():
             bar.close()

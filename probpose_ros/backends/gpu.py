@@ -77,10 +77,17 @@ class GpuWorker:
         # The primary context is the one that TensorRT's own CUDA calls use.
         self._context = self.cuda.Device(0).retain_primary_context()
         self._context.push()
-        self.stream = self.cuda.Stream()
+        try:
+            self.stream = self.cuda.Stream()
+        except self.cuda.Error:
+            self._drop_context()
+            raise
 
     def _stop(self) -> None:
         del self.stream
+        self._drop_context()
+
+    def _drop_context(self) -> None:
         self._context.pop()
         self._context.detach()  # pycuda's own way, dropping the last reference, does not release a primary context.
         del self._context

@@ -83,7 +83,9 @@ def compile_kernel(sm: int) -> Path:
     try:
         cubin = nvcc_compile(SOURCE, nvcc=str(nvcc), no_extern_c=True, arch=f"sm_{sm}", cache_dir=False)
     except (cuda.Error, OSError) as error:
-        raise EngineError(f"nvcc does not compile the crop kernel: {str(error).strip().splitlines()[0]}") from None
+        told = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or [type(error).__name__]
+        reason = next((line for line in told if "error" in line or "fatal" in line), told[0])
+        raise EngineError(f"nvcc does not compile the crop kernel: {reason}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, cubin)
     return path

@@ -16,8 +16,8 @@ from probpose_ros.backends.engine import (
     Engine,
     build_command,
     find_engine,
+    get_logger,
     import_tensorrt,
-    make_logger,
     this_device,
 )
 from probpose_ros.backends.gpu import Buffer, GpuWorker
@@ -97,7 +97,7 @@ class TensorRTSession:
         """Loads the engine again; harmless when it is loaded. EngineError if its file has gone or changed."""
         if self._network is not None:
             return
-        content = self.engine.read()
+        content = self.engine.read(self._model)
         self._worker = worker = GpuWorker.acquire()
         network = _Network(worker, self._model, self.engine)
         self._free = weakref.finalize(self, _free, worker, network)
@@ -142,7 +142,7 @@ class _Network:
 
     def load(self, content: bytes) -> None:
         self._trt = trt = import_tensorrt()
-        self._logger = make_logger(trt)
+        self._logger = get_logger(trt)
         self._runtime = runtime = trt.Runtime(self._logger)
         self._engine = engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
@@ -274,7 +274,7 @@ class _Network:
     def _new_context(self) -> Any:
         """An execution context in the scratch memory that all of them share, for one runs at a time."""
         trt, engine = self._trt, self._engine
-        newer = hasattr(trt, "ExecutionContextAllocationStrategy")  # From 10 on.
+        newer = hasattr(trt.ICudaEngine, "device_memory_size_v2")  # From 10.1 on.
         size = max(256, engine.device_memory_size_v2 if newer else engine.device_memory_size)
         if self._scratch is None:
             self._scratch = self._worker.cuda.mem_alloc(size)

@@ -210,18 +210,19 @@ def _gpu() -> Iterator[Finding]:
             values = built.fingerprint
             yield Finding(kind, True, f"{built.path} ({values.precision}, batch 1 to {values.max_batch})")
     kernel = kernel_path(device.sm)
-    fix = f"probpose build-engine {config.model} --images DIR"
+    fix = engine.build_command(config.model)
     yield Finding("crop kernel", kernel.is_file(), f"{'' if kernel.is_file() else 'no '}{kernel}", fix)
 
 
 def _jetson() -> str:
     """The board and its L4T release ("# R36 (release), REVISION: 4.0, ..." is 36.4.0, JetPack 6.1); empty elsewhere."""
-    release = Path("/etc/nv_tegra_release")
-    if not release.is_file():
+    from probpose_ros.backends.engine import JETSON
+
+    if not JETSON.is_file():
         return ""
     model = Path("/proc/device-tree/model")
     name = model.read_text(errors="replace").strip("\0\n") if model.is_file() else "Jetson"
-    found = re.search(r"R(\d+).*?REVISION: ([\d.]+)", release.read_text(errors="replace"))
+    found = re.search(r"R(\d+).*?REVISION: ([\d.]+)", JETSON.read_text(errors="replace"))
     return f"{name}, L4T {found[1]}.{found[2]}" if found else name
 
 
