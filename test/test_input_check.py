@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probpose_ros.input_check import InputCheck
+from probpose_ros.input_check import InputCheck, percentiles
 
 FROZEN, CONTRAST = 0.2, 16.0
 RNG = np.random.default_rng(0)
@@ -50,6 +50,13 @@ def test_an_image_without_contrast_shows_nothing(level: int) -> None:
     assert "covered" in doubts([lamp])[0]
     lamp[:80] = 255 - level if level != 128 else 250
     assert doubts([lamp])[0] == ""
+
+
+def test_percentiles_are_numpys() -> None:
+    for scale in (1, 20, 255):
+        pixels = RNG.integers(0, scale + 1, (67, 43), np.uint8)
+        expected = np.sort(pixels.ravel())[[int(np.ceil(q * pixels.size)) - 1 for q in (0.01, 0.5, 0.99)]]
+        assert percentiles(pixels, (1, 50, 99)).tolist() == expected.tolist()
 
 
 def test_another_size_is_doubted_once() -> None:

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import BODY
 
+from probpose_ros.codec import AREA_PER_BOX
 from probpose_ros.config import NodeConfig
-from probpose_ros.tracking import Tracker
+from probpose_ros.skeleton import SIGMAS
+from probpose_ros.tracking import DRIFT, Track, Tracker, _middle, similarity
 from probpose_ros.types import FrameResult, FrameState, KeypointState, Person, TrackState
 from probpose_ros.zones import bodies, zones_at
 
@@ -120,6 +122,39 @@ def test_oks_tells_apart_what_boxes_cannot() -> None:
     turned = replace(upright, keypoints=2 * np.float32([200, 240]) - upright.keypoints)
     assert ids(tracker.update([upright, turned], 0.0)) == [1, 2]
     assert ids(tracker.update([turned, upright], 0.1)) == [2, 1]
+
+
+def test_similarity_of_all_pairs_is_that_of_each() -> None:
+    rng, now = np.random.default_rng(0), 1.2
+
+    def seen_badly(x: float) -> Person:
+        one = person(x, rng=rng)
+        return replace(one, states=rng.choice([1, 1, 2, 3], 17).astype(np.uint8))
+
+    tracks = [Track(i, one, one.bbox, rng.normal(0, 50, 2), 1.0) for i, one in enumerate(map(seen_badly, (100, 130)))]
+    people = [seen_badly(105), seen_badly(140), replace(seen_badly(160), states=np.zeros(17, np.uint8))]
+    found = similarity(tracks, people, now)
+    for p, one in enumerate(people):
+        for t, track in enumerate(tracks):
+            shift, elapsed = track.velocity * (now - track.seen), now - track.seen
+            box, other = track.box + np.tile(shift, 2), one.bbox
+            width, height = (min(box[i + 2], other[i + 2]) - max(box[i], other[i]) for i in (0, 1))
+            shared, sizes = max(width, 0) * max(height, 0), [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
+            iou, terms = shared / (sum(sizes) - shared), []
+            for k in range(17):
+                if one.states[k] in (1, 2) and track.person.states[k] in (1, 2):
+                    d = track.person.keypoints[k] + shift - one.keypoints[k]
+                    area = sum(sizes) / 2
+                    variance = (2 * SIGMAS[k]) ** 2 * AREA_PER_BOX * area + (DRIFT * elapsed) ** 2 * area
+                    terms.append(np.exp(-(d @ d) / (2 * variance)))
+            expected = iou if len(terms) < 3 else (iou + np.mean(terms)) / 2
+            assert found[p, t] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_middle_is_the_median() -> None:
+    for n in range(3, 18):
+        values = np.random.default_rng(n).normal(size=(n, 2))
+        np.testing.assert_allclose(_middle(values), np.median(values, axis=0))
 
 
 def test_without_known_joints_boxes_do() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from operator import sub
 
 import numpy as np
 
@@ -49,7 +51,7 @@ class Stats:
         self.outputs.append(time.monotonic())
         recent = tuple(self.outputs)[-FRAME_TIMES - 1 :]
         if len(recent) > STALE_FRAMES:
-            self.frame_time = float(np.median(np.diff(recent)))
+            self.frame_time = statistics.median(map(sub, recent[1:], recent))
 
     def limit_ms(self) -> float:
         """Age from which a result is STALE: ``stale_after`` or three frame times, whichever is longer."""
