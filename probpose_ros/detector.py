@@ -35,6 +35,8 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, flo
     scale = min(size[0] / width, size[1] / height)
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = np.full((size[1], size[0], 3), PADDING_VALUE, np.uint8)
+    if image.shape[:2] == (1, 1):
+        image = np.repeat(image, 2, axis=0)  # OpenCV 4.5 takes no array of a single pixel
     # Linear interpolation alone would skip pixels of large images: means of 2 x 2 first, which OpenCV makes faster than
     # one averaging over all (1080p: 0.7 instead of 1.8 to 5 ms), and as well.
     while image.shape[0] >= 2 * h and image.shape[1] >= 2 * w:

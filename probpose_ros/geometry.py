@@ -107,6 +107,8 @@ class CropTransform:
 
     def warp(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The crop of a uint8 image (H, W, 3) as (height, width, 3); black outside the image."""
+        if image.shape[:2] == (1, 1):
+            image = np.pad(image, ((0, 1), (0, 0), (0, 0)))  # OpenCV 4.5 takes no array of a single pixel
         return cv2.warpAffine(image, self.matrix, self.crop_size, dst=out, flags=cv2.INTER_LINEAR)
 
 

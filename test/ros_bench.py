@@ -52,6 +52,8 @@ class Bench:
 
     def close(self) -> None:
         self.node.on_shutdown()
+        for node in (self.node, self.client):  # else the next bench sees their topics until they are collected
+            node.destroy_node()
         rclpy.shutdown()
 
     def start(self) -> None:

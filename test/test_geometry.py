@@ -70,6 +70,15 @@ def test_warp_agrees_with_the_points():
     np.testing.assert_allclose(centroid, transform.to_crop(np.array([71.0, 41.0])), atol=0.05)
 
 
+def test_warp_of_a_single_pixel():
+    """OpenCV 4.5 takes no such array; black beside it is what the border is anyway."""
+    pixel = np.full((1, 1, 3), 200, np.uint8)
+    transform = CropTransform.from_bbox((0, 0, 1, 1), CROP, 1.25)
+    crop = transform.warp(pixel)
+    assert crop.max() == 200
+    np.testing.assert_array_equal(crop, transform.warp(np.pad(pixel, ((0, 3), (0, 3), (0, 0)))))
+
+
 def test_warp_writes_into_out():
     out = np.full((CROP[1], CROP[0], 3), 7, np.uint8)
     image = np.full((50, 50, 3), 200, np.uint8)

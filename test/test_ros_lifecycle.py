@@ -157,6 +157,7 @@ def test_namespace_and_remaps(tiny_detector_model: Any, tiny_pose_model: Any) ->
         assert bench.answer(bench.publisher("/cam/image_raw"), bench.image(PEOPLE), "/people").people
     finally:
         node.on_shutdown()
+        node.destroy_node()
         bench.close()
 
 
