@@ -164,7 +164,7 @@ def run_without_ros(args: argparse.Namespace, frames: int | None, rate: float) -
     )
     recording = Recording(args.out, rate)
     try:
-        for count, image in enumerate(tqdm(itertools.islice(images, frames), total=frames, unit="frame")):
+        for count, image in enumerate(tqdm(itertools.islice(images, frames), total=frames, unit="frame", disable=None)):
             began = time.time()
             result = tracker.track(pipeline(image), count / rate)
             values = frame_to_dict(

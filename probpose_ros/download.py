@@ -84,7 +84,7 @@ def _starts_at(response: http.client.HTTPResponse, position: int) -> bool:
 
 def _write(response: http.client.HTTPResponse, part: Path, start: int, total: int | None, limit: int, url: str) -> None:
     received = start
-    bar = tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=part.stem)
+    bar = tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=part.stem, disable=None)
     with bar, open(part, "r+b" if start else "wb") as file:
         file.seek(start)
         while received <= limit and (block := response.read(BLOCK)):

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         video = None
         if source.fps is not None and not args.json:
             video = stack.enter_context(VideoWriter(out / f"{Path(args.source).stem}.mp4", source.fps))
-        for stamp, image in tqdm(source, total=source.length, unit="image"):
+        for stamp, image in tqdm(source, total=source.length, unit="image", disable=None):
             frame = pipeline(image)
             if source.fps is not None:  # pictures of a folder have nothing to do with each other
                 frame = tracker.track(frame, float(stamp))

@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.update(transport_environment())
     rclpy.init(args=argv)
     recording = Recording(args.out, args.fps)
-    progress = tqdm(total=args.frames, unit="frame", desc="recording")
+    progress = tqdm(total=args.frames, unit="frame", desc="recording", disable=None)
     node = Recorder(recording, progress)
     problem = None
     try:
