@@ -13,19 +13,23 @@ from onnx.reference import ReferenceEvaluator
 from test_export import calm_model, run
 from test_network import SMALL, TINY
 
-from probpose_ros.backends.engine import LOGITS
+from probpose_ros.backends.engine import FIRST, LOGITS
 from probpose_ros.backends.half_precision import half_arithmetic
 from probpose_training.checkpoint import codec_of, pose_info
 from probpose_training.export import example_crops, export_pose
 from probpose_training.network import NetworkConfig
 
+EXACT = (LOGITS, *FIRST)
 
-def types_of(model: onnx.ModelProto, operator: str, logits: bool = False) -> set[int]:
-    """Element types of the first inputs of all nodes of an operator; ``logits``: of those that give logits of maps."""
+
+def types_of(model: onnx.ModelProto, operator: str, exact: bool = False) -> set[int]:
+    """Element types of the first inputs of an operator's nodes: of the exact layers, or of the rest."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in [*graph.value_info, *graph.input, *graph.output]}
     types |= {t.name: t.data_type for t in graph.initializer}
-    nodes = [node for node in graph.node if node.op_type == operator and (LOGITS in node.name) == logits]
+    nodes = [
+        node for node in graph.node if node.op_type == operator and exact == any(part in node.name for part in EXACT)
+    ]
     return {types[node.input[0]] for node in nodes}
 
 
@@ -37,7 +41,7 @@ def test_network_in_half_and_islands_in_float(tmp_path, config):
     half = onnx.load(tmp_path / "half.onnx")
     onnx.checker.check_model(half, full_check=True)
     assert types_of(half, "Conv") == {TensorProto.FLOAT16} and types_of(half, "ArgMax") == {TensorProto.FLOAT}
-    assert types_of(half, "Conv", logits=True) == {TensorProto.FLOAT}
+    assert types_of(half, "Conv", exact=True) == {TensorProto.FLOAT}
     for operator in ("ConvTranspose", "MaxPool", "Relu"):
         assert types_of(half, operator) <= {TensorProto.FLOAT16}, operator
     for operator in ("LayerNormalization", "ReduceSum", "ReduceMean", "Sigmoid"):

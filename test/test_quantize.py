@@ -17,11 +17,11 @@ from tensorrt_double import Machine, exact_session, install
 from test_export import random_model
 from test_network import SMALL, TINY
 
-from probpose_ros.backends import BackendError, load
+from probpose_ros.backends import BackendError, load, quantize
 from probpose_ros.backends.engine import EngineError
-from probpose_ros.backends.engine_network import network_file
+from probpose_ros.backends.engine_network import network_file, unpack
 from probpose_ros.backends.numerics import beyond_limits, compare, inputs_of, model_info, read_images
-from probpose_ros.backends.quantize import PERCENTILE, body_layers, quantized, ranges
+from probpose_ros.backends.quantize import PERCENTILE, body_layers, quantized, quiet_layers, ranges
 from probpose_ros.cli import main
 from probpose_training.checkpoint import codec_of, pose_info
 from probpose_training.export import example_crops, export_pose
@@ -39,6 +39,12 @@ def exported(name: str, precision: str = "fp32") -> Path:
     info = pose_info(config, "test")
     export_pose(random_model(config), codec_of(info), info, path, with_probmap=True, precision=precision)
     return path
+
+
+def unpacked(path: Path) -> onnx.ModelProto:
+    model = onnx.load(path)
+    unpack(model)
+    return model
 
 
 def outputs(content: onnx.ModelProto | bytes, images: np.ndarray) -> list[np.ndarray]:
@@ -65,7 +71,8 @@ def test_what_tensorrt_needs(name, precision):
         by_output = {output: node for node in model.graph.node for output in node.output}
         layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")
                   and by_output.get(n.input[1], n).op_type == "DequantizeLinear"]  # fmt: skip
-        assert len(layers) == len(body_layers(onnx.load_from_string(network_file(path, precision, "fp16", True))))
+        body = {node.name for node in body_layers(onnx.load_from_string(network_file(path, precision, "fp16", True)))}
+        assert 1 <= len(layers) < len(body) and {node.name for node in layers} < body  # all but the noisy ones
         for node in layers:
             assert by_output[node.input[0]].op_type == "DequantizeLinear"
             assert not node.name.startswith("/model/head")
@@ -120,6 +127,32 @@ def test_a_channel_of_zeros_keeps_a_scale():
     x = np.ones((4, 8), np.float32)
     model = quantized(layer(np.zeros((8, 2))), x)
     np.testing.assert_array_equal(outputs(model, x)[0], 0)
+
+
+def test_the_layers_with_the_most_noise_for_their_work_stay_in_half():
+    """Measured here as it is meant: of one output, with all layers, with the chosen ones, with the others."""
+    model, images = unpacked(exported("conv")), example_crops(NETWORKS["conv"].input_size, 6)
+    layers = body_layers(model)
+    scales = {name: top / 127 for name, top in ranges(model, [n.input[0] for n in layers], images, 4).items()}
+    quiet = quiet_layers(model, layers, scales, images, 4)
+    noisy = [node for node in layers if node not in quiet]
+    ends = quantize._ends(model)
+    assert 1 <= len(noisy) < len(layers) and any("/head/final_layer" in name for name in ends)
+    exact = quantize._run(model, ends, images, 4)
+
+    def noise(of: list[onnx.NodeProto]) -> float:
+        found = quantize._run(quantize._with_pairs(model, of, scales), ends, images, 4)
+        return sum(float(np.var(a - b) / np.var(b)) for a, b in zip(found, exact))
+
+    assert noise(quiet) < 2 * quantize.NOISE_LEFT * noise(layers) and noise(noisy) > 0.5 * noise(layers)
+
+
+def test_work_is_counted_as_multiplications():
+    model = unpacked(exported("conv"))
+    (weights,) = (list(t.dims) for t in model.graph.initializer if t.name == body_layers(model)[0].input[1])
+    work = quantize._multiplications(model)[body_layers(model)[0].name]
+    assert work % np.prod(weights) == 0 and work // np.prod(weights) > 1  # so many places in the output
+    assert quantize._multiplications(layer(np.ones((8, 3))))["/model/y"] == 24
 
 
 def test_a_graph_without_layers_is_refused():

@@ -30,9 +30,11 @@ FORMAT = "probpose engine 2"
 JETSON = Path("/etc/nv_tegra_release")  # The board's release; no other machine has the file.
 # The convolution that gives the maps' logits, by its node's name: sparsemax turns their rounding into other cells.
 LOGITS = "/head/final_layer"
+# The first, narrow layers of a convolutional backbone: few operations, and half the rounding of the whole network.
+FIRST = ("/backbone/stem", "/backbone/stages.0/")
 # Layers of a weakly typed network that may run in half: those of the network itself. What follows it (sparsemax,
 # decode, probabilities) keeps fp32, and so do the kinds below, wherever they are.
-_HALF_PREFIX = "/model/"
+NETWORK = "/model/"
 _FLOAT_KINDS = ("NORMALIZATION", "REDUCE", "UNARY", "TOPK")
 _UNTYPED_KINDS = ("CONSTANT", "SHAPE", "CAST")  # They have no arithmetic whose precision could be chosen.
 
@@ -401,12 +403,13 @@ def _network_flags(trt: Any, strong: bool) -> int:
 
 
 def _keep_islands(trt: Any, network: Any, config: Any) -> None:
-    """fp32 for the layers where half rounds too much, in a weakly typed network; see _HALF_PREFIX."""
+    """fp32 for the layers where half rounds too much, in a weakly typed network; see NETWORK."""
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         kind = layer.type.name
-        may_be_half = layer.name.startswith(_HALF_PREFIX) and kind not in _FLOAT_KINDS and LOGITS not in layer.name
+        exact = any(part in layer.name for part in (LOGITS, *FIRST))
+        may_be_half = layer.name.startswith(NETWORK) and kind not in _FLOAT_KINDS and not exact
         if may_be_half or kind in _UNTYPED_KINDS:
             continue
         types = [layer.get_output(j).dtype for j in range(layer.num_outputs)]

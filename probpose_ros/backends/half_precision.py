@@ -1,8 +1,8 @@
 """An fp32 graph -> one that computes in half precision by its types, as strongly typed TensorRT networks need.
 
 Half are the convolutions, matrix products and what lies between them. In fp32 stay the islands where half overflows or
-rounds too much: normalisation of the image, LayerNormalization, means, the maps' logits, and all that follows a
-``.float()`` of the torch code: sparsemax, probabilities, decode, boxes.
+rounds too much: normalisation of the image, a convolutional backbone's first layers, LayerNormalization, means, the
+maps' logits, and all that follows a ``.float()`` of the torch code: sparsemax, probabilities, decode, boxes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from probpose_ros.backends.engine import LOGITS
+from probpose_ros.backends.engine import FIRST, LOGITS
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST = float(np.finfo(np.float16).max)
@@ -75,7 +75,7 @@ def half_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
         )
         if exact:
             logits.update(node.output)
-        wants_half = not ended and not exact and node.op_type not in _ISLANDS
+        wants_half = not (ended or exact or node.op_type in _ISLANDS or any(part in node.name for part in FIRST))
         wants_half &= node.op_type in heavy or any(name in half for name in inputs)
         if ended:
             final.update(node.output)

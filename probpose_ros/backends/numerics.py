@@ -25,11 +25,13 @@ LIMITS = {
     "fp32": _HALF,
     "fp16": _HALF,
     "int8": {
-        "pose": {"keypoints_p90": 4.0, "presence_p99": 0.15, "visibility_p99": 0.15, "quality_p99": 0.1},
+        "pose": {
+            "keypoints_p90": 2.0, "keypoints_p95": 4.0, "presence_p99": 0.1, "visibility_p99": 0.1, "quality_p99": 0.05,
+        },
         "detector": {"scores_p99": 0.1, "boxes_p90": 5.0},
     },
-}
-_QUANTILES = (0.5, 0.9, 0.99)
+}  # fmt: skip
+_QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 def read_images(folder: Path, limit: int = 32) -> list[np.ndarray]:
