@@ -27,6 +27,8 @@ from tqdm import tqdm
 
 from probpose_training.checkpoint import read_tensors
 
+LOOK_EVERY = 20  # Steps from one line of the log to the next, and on a GPU from one look at the loss to the next.
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -151,13 +153,15 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
     total = config.epochs * sampler.batches
     stop = min(total, limit_steps or total)
     log = _Log(out, step) if fabric.is_global_zero else None
+    # To look at a number the CPU waits for the GPU: there it looks every so many steps, and before anything is saved.
+    on_gpu, healthy = fabric.device.type == "cuda", torch.ones((), dtype=torch.bool, device=fabric.device)
     progress = tqdm(total=total, initial=step, unit="step", disable=not fabric.is_global_zero, mininterval=2)
     while step < stop:
         sampler.epoch, sampler.start = divmod(step, sampler.batches)
         task.train_dataset.epoch = sampler.epoch
         loader = DataLoader(
             task.train_dataset, batch_size=config.batch_size, sampler=sampler, num_workers=config.workers,
-            generator=torch.Generator(),  # its own: dropout's numbers must not depend on resuming
+            pin_memory=on_gpu, generator=torch.Generator(),  # its own: dropout's numbers must not depend on resuming
         )  # fmt: skip
         model.train()
         for batch in loader:
@@ -165,7 +169,11 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * group["scale"] * factor
             losses = task.loss(model, fabric.to_device(batch))
-            if not torch.isfinite(losses["total"]):
+            healthy &= torch.isfinite(losses["total"].detach())
+            looks = (
+                not on_gpu or (step + 1) % LOOK_EVERY == 0 or step + 1 in (stop, (sampler.epoch + 1) * sampler.batches)
+            )
+            if looks and not healthy:
                 values = {name: float(value.detach()) for name, value in losses.items()}
                 raise RuntimeError(f"loss not finite at step {step}: {values}; lower learning_rate or check the data")
             fabric.backward(losses["total"])
@@ -176,7 +184,7 @@ def fit(task: Any, config: TrainConfig, out: Path, limit_steps: int | None = Non
             step += 1
             if average is not None:
                 _update_average(average, task.model, min(config.ema, (1 + step) / (10 + step)))
-            if log and step % 20 == 0:
+            if log and step % LOOK_EVERY == 0:
                 values = {name: float(value.detach()) for name, value in losses.items()}
                 log.write(step, {"lr": config.learning_rate * factor, **values})
                 progress.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
