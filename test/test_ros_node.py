@@ -225,7 +225,7 @@ def test_an_exception_of_the_network_is_answered_unknown(
     with monkeypatch.context() as patch:
         patch.setattr(bench.node.pipeline, "process", fail)
         assert bench.answer(publisher, bench.image(PEOPLE)).state == PersonPoseArray.UNKNOWN
-    assert bench.node.channels[0].stats.last_error == "no memory left"
+        assert bench.node.channels[0].stats.last_error == "no memory left"
     assert bench.answer(publisher, bench.image(PEOPLE)).state == PersonPoseArray.OK
 
 
@@ -479,7 +479,7 @@ def test_thresholds_change_at_run_time(make: Callable[..., Bench]) -> None:
 
 
 def test_between_detections_the_boxes_follow_the_people(make: Callable[..., Bench]) -> None:
-    bench = make(detector_interval=3)
+    bench = make(detector_interval=3, track_keep=10.0)  # longer than until a lost image is sent again
     bench.listen_to_results()
     pipeline: Any = bench.node.pipeline
     calls, detector = [], pipeline.detector
