@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_files import golden, needs_reference
 
-from probpose_training.sparsemax import sparsemax, sparsemax_newton, sparsemax_sort
+from probpose_training.sparsemax import STEPS, sparsemax, sparsemax_newton, sparsemax_sort
 
 
 @needs_reference
@@ -42,6 +42,32 @@ def test_newton_equals_sorting(seed, size, log_scale):
     found = sparsemax_newton(logits)
     torch.testing.assert_close(found.double(), sparsemax_sort(logits.float().double()), rtol=0, atol=2e-6)
     torch.testing.assert_close(found.sum(-1), torch.ones(3), rtol=0, atol=1e-5)
+
+
+def families(size: int) -> torch.Tensor:
+    """(rows, size): noise, tails, ramps, hills and steps, of all scales."""
+    random, ramp = np.random.default_rng(0), np.arange(size) / size
+    shapes = (
+        random.standard_normal, random.random, lambda n: random.exponential(size=n),
+        lambda n: -random.exponential(size=n), random.standard_cauchy, lambda n: -ramp,
+        lambda n: -np.log1p(np.arange(n)), lambda n: -np.exp(3 * random.random(n)),
+    )  # fmt: skip
+    rows = [shape(size) * scale for scale in 10.0 ** np.arange(-4, 5) for shape in shapes]
+    rows += [-10 * ramp**power for power in (0.2, 0.5, 2, 3, 6)]
+    rows += [-5.0 * (np.arange(size) >= n) for n in (1, 2, size // 2, size)]
+    for width, height in zip(random.uniform(0.005, 0.5, 50), 10 ** random.uniform(-1, 1.5, 50)):
+        hill = height * np.exp(-((ramp - random.random()) ** 2) / (2 * width**2))
+        rows.append(hill + random.normal(0, 10 ** random.uniform(-3, 0), size))
+    logits = torch.tensor(np.array(rows))
+    return (logits - logits.amax(-1, keepdim=True)).float()
+
+
+@pytest.mark.parametrize("size", [3072, 1728, 2040, 1001])  # cells that groups of 16, 8 and 1 divide
+def test_newton_has_a_step_to_spare(size, monkeypatch):
+    logits = families(size)
+    expected = sparsemax_sort(logits.double())
+    monkeypatch.setattr("probpose_training.sparsemax.STEPS", STEPS - 1)
+    torch.testing.assert_close(sparsemax_newton(logits).double(), expected, rtol=0, atol=2e-6)
 
 
 def test_gradient_is_the_derivative():

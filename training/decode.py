@@ -82,6 +82,7 @@ class ExpectedOksDecode(nn.Module):
 
     ky: Tensor
     kx_t: Tensor
+    columns: Tensor
     origin: Tensor
     step: Tensor
 
@@ -91,6 +92,7 @@ class ExpectedOksDecode(nn.Module):
         ky, kx = codec.kernels
         self.register_buffer("ky", torch.tensor(ky), persistent=False)
         self.register_buffer("kx_t", torch.tensor(kx.transpose(0, 2, 1).copy()), persistent=False)
+        self.register_buffer("columns", torch.arange(codec.map_size[0]), persistent=False)
         origin = codec.to_crop(np.zeros(2))
         self.register_buffer("origin", torch.tensor(origin, dtype=torch.float32), persistent=False)
         step = torch.tensor(codec.to_crop(np.ones(2)) - origin, dtype=torch.float32)
@@ -98,11 +100,12 @@ class ExpectedOksDecode(nn.Module):
 
     def forward(self, probmaps: Tensor) -> tuple[Tensor, Tensor]:
         w, h = self.map_size
-        score = torch.matmul(torch.matmul(self.ky, probmaps), self.kx_t).flatten(2)
-        index = score.argmax(-1, keepdim=True)
-        # Quotient of non-negative integers: "trunc" exports as a plain integer Div, "floor" does not.
-        y = torch.div(index, w, rounding_mode="trunc")
-        x = index - y * w
+        score = torch.matmul(torch.matmul(self.ky, probmaps), self.kx_t)
+        # The first best row and its first best column are the first best cell, sooner found than among all of them.
+        y = score.amax(-1).argmax(-1, keepdim=True)
+        score = score.flatten(2)
+        x = score.gather(-1, y * w + self.columns).argmax(-1, keepdim=True)
+        index = y * w + x
 
         def at(column: Tensor, row: Tensor) -> Tensor:
             return score.gather(-1, row * w + column)

@@ -6,11 +6,15 @@ Newton's method from any tau at or below the root never overshoots, and it ends 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-# Eight to nine steps are exact on every family of maps that we tried; a step on a solved row changes nothing.
-NEWTON_STEPS = 10
+# The largest entries of every GROUP come first: with fewer entries the root is smaller, and so a start that is near.
+# Then six steps were exact on every family of maps that we tried (from the mean alone, eight to nine); a step on a
+# solved row changes nothing.
+GROUP, FIRST_STEPS, STEPS = 16, 4, 7
 
 
 def sparsemax_newton(logits: Tensor) -> Tensor:
@@ -26,11 +30,18 @@ def sparsemax_newton(logits: Tensor) -> Tensor:
     z = z - z.amax(-1, keepdim=True)
     # Two lower bounds of tau: the largest entry alone takes at most 1; the mean excess over all entries is at most 1/N.
     tau = torch.clamp((z.sum(-1, keepdim=True) - 1) / z.shape[-1], min=-1)
-    for _ in range(NEWTON_STEPS):
+    largest = z.reshape(*z.shape[:-1], -1, math.gcd(z.shape[-1], GROUP)).amax(-1)
+    tau = _newton(z, torch.maximum(tau, _newton(largest, tau, FIRST_STEPS)), STEPS)
+    return (z - tau).clamp(min=0)
+
+
+def _newton(z: Tensor, tau: Tensor, steps: int) -> Tensor:
+    """From any tau (..., 1) below the largest of z (..., N): towards the root, from below after the first step."""
+    for _ in range(steps):
         excess = (z - tau).clamp(min=0)
         support = (excess > 0).float().sum(-1, keepdim=True)
         tau = tau + (excess.sum(-1, keepdim=True) - 1) / support
-    return (z - tau).clamp(min=0)
+    return tau
 
 
 class _Sparsemax(torch.autograd.Function):
