@@ -32,11 +32,11 @@ def example_calibration() -> Calibration:
     """Typical values; the time does not depend on them."""
     everything = tuple((joint, b) for joint in JOINT_TYPES for b in range(QUALITY_BINS))
     group = Group(everything, 900, 80, **dict.fromkeys(KINDS, LEVELS))
-    mixtures = tuple(Mixture(0.05, 0.1, width) for width in (8.0, 4.0, 2.0, 1.0))
+    mixtures = tuple(Mixture(0.05, 0.1, scale) for scale in (4.0, 2.8, 2.0, 1.0))
     knots = Knots((0.0, 1.0), (0.0, 1.0))
     return Calibration(
         Subject("none", "", "fp32", (1, 1), ""), "marginal", 0.05, LEVELS, ((0.25, 0.5, 0.75),) * len(JOINT_TYPES),
-        (mixtures,) * len(JOINT_TYPES), 1.0, (group,), 90, 80, Presence(0.05, 0.0, (), (), knots), knots, {},
+        (mixtures,) * len(JOINT_TYPES), (group,), 90, 80, Presence(0.05, 0.0, (), (), knots), knots, {},
     )  # fmt: skip
 
 

@@ -28,10 +28,9 @@ from probpose_ros.untrusted import parse_json, read_bytes
 
 SUFFIX = ".calibration.json"
 AUTO = "auto"  # in the place of a name: the file beside the pose model
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_BYTES = 8_000_000
 QUALITY_BINS = 4
-MAX_BLUR = 32.0  # map px; what is blurred more says nothing
 GIVEN_BOXES = "gt boxes"  # in the place of a detector's sha256
 KINDS = {
     "marginal": RegionKind.MARGINAL, "pac": RegionKind.PAC,
@@ -133,7 +132,7 @@ class Calibration:
     """levels: ascending. kind: one of KINDS, what regions promise unless told otherwise; delta: 1 - confidence of PAC.
 
     quality_edges: by joint type, the rising borders between the bins of predicted quality. mixtures: by joint type and
-    bin; blur: of them all, map px. persons: that gave the simultaneous thresholds, of how many photographs.
+    bin. persons: that gave the simultaneous thresholds, of how many photographs.
     quality: predicted quality -> expected OKS. provenance: where it comes from, free text by name.
     """
 
@@ -143,7 +142,6 @@ class Calibration:
     levels: tuple[float, ...]
     quality_edges: tuple[tuple[float, ...], ...]
     mixtures: tuple[tuple[Mixture, ...], ...]
-    blur: float
     groups: tuple[Group, ...]
     persons: int
     photographs: int
@@ -177,7 +175,7 @@ class Calibration:
     @cached_property
     def predictor(self) -> Predictor:
         """Its groups are joint type * QUALITY_BINS + bin."""
-        return Predictor([mixture for row in self.mixtures for mixture in row], self.blur)
+        return Predictor([mixture for row in self.mixtures for mixture in row])
 
     @cached_property
     def _thresholds(self) -> dict[str, np.ndarray]:
@@ -282,7 +280,7 @@ def parse(values: Any, sha256: str = "") -> Calibration:
     top = _object(
         values, "calibration", format_version=_whole(1), subject=_subject, kind=_one_of(*KINDS), delta=_share,
         levels=_list(_share, rising=True), quality_edges=_list(_list(_number, QUALITY_BINS - 1), len(JOINT_TYPES)),
-        mixtures=_list(_list(_mixture, QUALITY_BINS), len(JOINT_TYPES)), blur=_between(0, MAX_BLUR),
+        mixtures=_list(_list(_mixture, QUALITY_BINS), len(JOINT_TYPES)),
         groups=_list(_group), persons=_whole(0), photographs=_whole(0), presence=_presence, quality=_knots,
         provenance=_texts,
     )  # fmt: skip
@@ -414,7 +412,7 @@ def _member(values: Any, where: str) -> tuple[str, int]:
 
 
 def _mixture(values: Any, where: str) -> Mixture:
-    mixture = Mixture(**_object(values, where, mirror=_probability, tail=_probability, tail_width=_between(1e-3, 1e3)))
+    mixture = Mixture(**_object(values, where, mirror=_probability, tail=_probability, scale=_between(1e-2, 1e2)))
     if mixture.mirror + mixture.tail >= 1:
         raise CalibrationError(f"{where}: mirror + tail must be below 1, got {mixture.mirror} + {mixture.tail}")
     return mixture

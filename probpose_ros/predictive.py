@@ -2,20 +2,22 @@
 
 A network's map can be exactly 0 where the joint is, and left and right can be swapped. The predictive map mixes
 
-    G * [(1 - mirror - tail) p  +  mirror p_mirrored_joint  +  tail T],    T_i ~ (1 + |i - argmax p|^2 / s^2)^(-3/2)
+    (1 - mirror - tail) p  +  mirror p_mirrored_joint  +  tail T,    T_i ~ (1 + d_i^2 / scale^2)^(-2)
 
-with G a Gaussian of width ``blur``. It is positive everywhere. Cells are ranked by their density in BINS logarithmic
-steps; the score of a cell is the mass of all cells in steps above its own, and a region is {cells: score <= threshold}.
+with d the Mahalanobis distance of the map's own mean and covariance: a heavy tail (Student's t with 2 degrees of
+freedom) where the map says that it is uncertain, and as far. It is positive everywhere. Cells are ranked by their
+density in BINS logarithmic steps; the score of a cell is the mass of all cells in steps above its own, and a region is
+{cells: score <= threshold}.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+
+from probpose_ros.moments import map_moments, powers
 
 # The bits of a positive float32 grow with its value. Without the last 19 of the mantissa's 23, an octave has 16 steps:
 # integers only, so every machine ranks the same map in the same way, and no logarithm is computed.
@@ -25,23 +27,18 @@ BINS = (_OCTAVES << (23 - _SHIFT)) + 1  # what is below 2^-24 joins the last ste
 
 
 class Mixture(NamedTuple):
-    """Weights of a predictive map: mirror, tail in [0, 1], their sum below 1. tail_width: s > 0, map px."""
+    """Weights of a predictive map: mirror, tail in [0, 1], their sum below 1. scale: > 0, of the tail."""
 
     mirror: float
     tail: float
-    tail_width: float
+    scale: float
 
 
 class Predictor:
-    """Predictive maps of some groups of keypoints, each with its mixture.
+    """Predictive maps of some groups of keypoints, each with its mixture."""
 
-    blur: standard deviation of G, map px, >= 0; one for all groups, so that all maps are blurred in one call.
-    """
-
-    def __init__(self, mixtures: Sequence[Mixture], blur: float) -> None:
-        self.mirror, self.tail, widths = np.array(mixtures, np.float32).reshape(-1, 3).T
-        self.widths, self.width_of = np.unique(widths, return_inverse=True)
-        self.blur = blur
+    def __init__(self, mixtures: Sequence[Mixture]) -> None:
+        self.mirror, self.tail, self.scale = np.array(mixtures, np.float64).reshape(-1, 3).T
 
     def __call__(self, maps: np.ndarray, mirrored: np.ndarray, group: np.ndarray) -> np.ndarray:
         """(N, h, w) float32 predictive maps; each sums to 1 (to float32).
@@ -54,51 +51,29 @@ class Predictor:
         """
         n, h, w = maps.shape
         mirror, tail = self.mirror[group], self.tail[group]
-        mixed = maps * (1 - mirror - tail)[:, None, None]
-        mixed += mirrored * mirror[:, None, None]
-        windows, mass = _tails(h, w, tuple(self.widths.tolist()))
-        width, (y, x) = self.width_of[group], np.divmod(maps.reshape(n, h * w).argmax(axis=1), w)
-        tails = windows[width, h - 1 - y, w - 1 - x]
-        tails *= (tail / mass[width, y, x])[:, None, None]
-        mixed += tails
-        return _blurred(mixed, self.blur)
+        mixed = _tails(maps, self.scale[group])
+        mass = (np.ones(h, np.float32) @ mixed).reshape(n, w).sum(axis=1)
+        mixed *= np.repeat(tail / mass, w).astype(np.float32)
+        mixed = mixed.reshape(h, n, w).transpose(1, 0, 2)
+        for part, weight in ((maps, 1 - mirror - tail), (mirrored, mirror)):
+            mixed += part * weight.astype(np.float32)[:, None, None]
+        return mixed
 
 
-@lru_cache(maxsize=8)
-def _tails(h: int, w: int, widths: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The tail of each width: windows (W, h, w, h, w) into one around each place, their masses by place (W, h, w)."""
-    y, x = np.arange(1 - h, h)[:, None], np.arange(1 - w, w)
-    table = (1 + (x * x + y * y) / np.array(widths, np.float64)[:, None, None] ** 2) ** -1.5
-    # Sums over all windows from a table of sums; the window around (y, x) begins at (h - 1 - y, w - 1 - x).
-    total = np.pad(table.cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
-    mass = total[:, h:, w:] - total[:, :h, w:] - total[:, h:, :w] + total[:, :h, :w]
-    windows = np.lib.stride_tricks.sliding_window_view(table.astype(np.float32), (h, w), axis=(1, 2))
-    return windows, mass[:, ::-1, ::-1].astype(np.float32)
-
-
-def _blurred(maps: np.ndarray, sigma: float) -> np.ndarray:
-    """Maps (N, h, w) convolved with a Gaussian cut off at 3 sigma; reflection at the border keeps the mass inside.
-
-    All maps at once, first along their rows, then, side by side, along their columns.
-    """
+def _tails(maps: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(h, N * w) float32: the tail of each map (N, h, w), its largest possible value 1."""
     n, h, w = maps.shape
-    if sigma:
-        maps = maps.reshape(n * h, w) @ _blur_matrix(w, sigma)
-    rows = np.ascontiguousarray(maps.reshape(n, h, w).transpose(1, 0, 2)).reshape(h, n * w)
-    if sigma:
-        rows = cv2.sepFilter2D(rows, -1, np.ones(1, np.float32), _kernel(sigma), borderType=cv2.BORDER_REFLECT)
-    return rows.reshape(h, n, w).transpose(1, 0, 2)
-
-
-def _kernel(sigma: float) -> np.ndarray:
-    return cv2.getGaussianKernel(2 * int(np.ceil(3 * sigma)) + 1, sigma, cv2.CV_32F)
-
-
-@lru_cache(maxsize=8)
-def _blur_matrix(size: int, sigma: float) -> np.ndarray:
-    """(size, size) float32: what the same filter does to a row."""
-    rows = np.eye(size, dtype=np.float32)
-    return cv2.sepFilter2D(rows, -1, _kernel(sigma), np.ones(1, np.float32), borderType=cv2.BORDER_REFLECT)
+    mean, covariance = map_moments(maps)
+    (xx, xy), (_, yy) = np.linalg.inv(covariance * scale[:, None, None] ** 2).transpose(1, 2, 0)[..., None]
+    # 1 + d^2 / scale^2 is a polynomial of y whose coefficients depend on keypoint and x.
+    x, y = powers(w)[1] - mean[:, :1], mean[:, 1:]
+    polynomial = np.empty((3, n, w), np.float32)
+    polynomial[0] = 1 + x * x * xx - 2 * x * y * xy + y * y * yy
+    polynomial[1] = 2 * (x * xy - y * yy)
+    polynomial[2] = yy
+    found = powers(h).T @ polynomial.reshape(3, n * w)
+    found *= found
+    return np.reciprocal(found, out=found)
 
 
 class Ranking:

@@ -15,6 +15,7 @@ import numpy as np
 
 from probpose_ros.codec import Codec
 from probpose_ros.geometry import CropTransform
+from probpose_ros.moments import moments, powers
 from probpose_ros.predictive import Ranking
 from probpose_ros.support import DIRECTIONS, SIDES, polygons
 from probpose_ros.types import RegionKind, Regions
@@ -99,7 +100,7 @@ def measure(inside: np.ndarray, probmap: np.ndarray) -> Measured:
         first=(cells * (small.type(h) - y)).max(axis=2),
         last=(cells * (y + small.type(1))).max(axis=2),
         cells=cells.sum(axis=2, dtype=small).sum(axis=2),
-        sums=(_powers(h) @ probmap.transpose(1, 0, 2).reshape(h, k * w)).reshape(3, k, w) @ _powers(w).T,
+        sums=(powers(h) @ probmap.transpose(1, 0, 2).reshape(h, k * w)).reshape(3, k, w) @ powers(w).T,
     )
 
 
@@ -122,9 +123,8 @@ def describe(
     corners = _polygons(supports, codec.map_size, matrix, offset, cell)
     ellipses = _ellipses(supports, corners, matrix, offset)
     areas = np.array([person.cells for person in measured]) * np.abs(cell)[:, None, None]
-    covariance = (
-        matrix[:, None] @ _covariances(np.array([person.sums for person in measured])) @ _turned(matrix)[:, None]
-    )
+    _, covariance = moments(np.array([person.sums for person in measured]).swapaxes(1, 2))
+    covariance = matrix[:, None] @ covariance @ _turned(matrix)[:, None]
 
     def finished(array: np.ndarray) -> np.ndarray:
         array = array.astype(np.float32)
@@ -150,27 +150,6 @@ def describe(
 
 def _turned(matrices: np.ndarray) -> np.ndarray:
     return matrices.swapaxes(-1, -2)
-
-
-def covariances(probmap: np.ndarray) -> np.ndarray:
-    """(K, 2, 2) of maps (K, h, w), map px; a cell's mass is spread over its unit square."""
-    _, h, w = probmap.shape
-    return _covariances((_powers(h) @ (probmap @ _powers(w).T)).swapaxes(0, 1)[None])[0]
-
-
-def _covariances(sums: np.ndarray) -> np.ndarray:
-    """(P, K, 2, 2) from sums (P, 3, K, 3) of y^i x^j."""
-    (_, x, xx), (y, xy, _), (yy, _, _) = (sums / sums[:, :1, :, :1]).astype(np.float64).transpose(1, 3, 0, 2)
-    covariance = np.empty((*x.shape, 2, 2))
-    covariance[..., 0, 0], covariance[..., 1, 1] = xx - x * x + 1 / 12, yy - y * y + 1 / 12
-    covariance[..., 0, 1] = covariance[..., 1, 0] = xy - x * y
-    return covariance
-
-
-@lru_cache(maxsize=8)
-def _powers(n: int) -> np.ndarray:
-    """(3, n) float32: 1, x, x^2 of cells' places about their middle, which keeps float32 exact enough."""
-    return ((np.arange(n) - (n - 1) / 2) ** np.arange(3)[:, None]).astype(np.float32)
 
 
 def _supports(measured: Sequence[Measured], map_size: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from probpose_ros.predictive import Mixture, Predictor
 from probpose_ros.skeleton import FLIP_INDEX, NUM_KEYPOINTS
 from probpose_training.calibration_samples import Samples
 
-TRUE_MIXTURE, TRUE_BLUR = Mixture(mirror=0.06, tail=0.15, tail_width=2.0), 1.0
+TRUE_MIXTURE = Mixture(mirror=0.06, tail=0.25, scale=2.0)
 
 
 def sparse_maps(rng: np.random.Generator, count: int, size: tuple[int, int] = (12, 16)) -> np.ndarray:
@@ -33,7 +33,7 @@ def world(rng: np.random.Generator, persons: int, absent: bool = True) -> Sample
     """Samples of persons of one photograph each, all joints labelled; presence is the probability to be present."""
     n = persons * NUM_KEYPOINTS
     maps = sparse_maps(rng, n).reshape(persons, NUM_KEYPOINTS, 16, 12)
-    predictor = Predictor([TRUE_MIXTURE], TRUE_BLUR)
+    predictor = Predictor([TRUE_MIXTURE])
     predictive = predictor(maps.reshape(n, 16, 12), maps[:, FLIP_INDEX].reshape(n, 16, 12), np.zeros(n, int))
     points = draw_cells(rng, predictive) + rng.uniform(-0.499, 0.499, (n, 2))
     presence = rng.beta(2, 0.5, n) if absent else np.ones(n)

@@ -43,7 +43,7 @@ from probpose_ros.zones import bodies, zones_at
 
 LEVELS = (0.5, 0.95)
 SUBJECT = Subject("tiny", "ab" * 32, "fp32", (192, 256), GIVEN_BOXES)
-MIXTURES, BLUR = (Mixture(0.05, 0.1, 2.0), Mixture(0.1, 0.3, 4.0)), 1.0
+MIXTURES = (Mixture(0.05, 0.1, 2.0), Mixture(0.1, 0.3, 4.0))
 
 
 def example(subject: Subject = SUBJECT, **changes: object) -> Calibration:
@@ -57,7 +57,7 @@ def example(subject: Subject = SUBJECT, **changes: object) -> Calibration:
             Group(tuple(members), 900, 80, marginal, (0.6, np.inf), (0.7, np.inf), (0.8, np.inf))
             for members, marginal in zip(halves, thresholds, strict=True)
         ),
-        "mixtures": ((MIXTURES[0],) * 2 + (MIXTURES[1],) * 2,) * len(JOINT_TYPES), "blur": BLUR,
+        "mixtures": ((MIXTURES[0],) * 2 + (MIXTURES[1],) * 2,) * len(JOINT_TYPES),
         "persons": 90, "photographs": 80,
         "presence": Presence(
             0.05, 0.001, tuple(np.linspace(0.3, 1, 1999).tolist()), tuple(np.linspace(0, 0.6, 99).tolist()),
@@ -93,7 +93,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 BROKEN = [
-    (lambda c: c.update(format_version=2), "format_version 2; this version reads 1"),
+    (lambda c: c.update(format_version=1), "format_version 1; this version reads 2"),
     (lambda c: c.update(extra=1), "unknown .*extra"),
     (lambda c: c.pop("presence"), "presence missing"),
     (lambda c: c.update(levels=[0.5, 1.0]), "levels must lie between 0 and 1, got 1.0"),
@@ -114,9 +114,8 @@ BROKEN = [
     (lambda c: c["groups"][0].update(marginal=[0.9, 0.4]), "marginal must rise"),
     (lambda c: c["groups"][0].update(simultaneous=[0.9]), "1 thresholds for 2 levels"),
     (lambda c: c["mixtures"][0][1].update(mirror=0.6, tail=0.4), r"mirror \+ tail must be below 1"),
-    (lambda c: c["mixtures"][0][1].update(tail_width=0), "tail_width must lie in"),
+    (lambda c: c["mixtures"][0][1].update(scale=0), "scale must lie in"),
     (lambda c: c["mixtures"][0].pop(), "mixtures must be a list of 4"),
-    (lambda c: c.update(blur=1e6), "blur must lie in"),
     (lambda c: c.update(persons=-1), "persons must be a whole number"),
     (lambda c: c["quality_edges"][0].reverse(), "quality_edges must rise"),
     (lambda c: c["quality_edges"].pop(), "quality_edges must be a list of 9"),
@@ -218,7 +217,7 @@ def check_regions(rng: np.random.Generator, rounds: int) -> None:
         assert regions.kind == RegionKind.MARGINAL
         cell_area = transform.window_size.prod() / (47 * 63)
         group = (quality >= 0.5).astype(int)
-        predictive = Predictor(MIXTURES, BLUR)(maps, maps[FLIP_INDEX], group)
+        predictive = Predictor(MIXTURES)(maps, maps[FLIP_INDEX], group)
         for k in range(NUM_KEYPOINTS):
             score = written_out_scores(predictive[k])
             for level, threshold in enumerate(calibration.groups[group[k]].marginal):

@@ -11,59 +11,56 @@ from probpose_ros.predictive import BINS, Mixture, Predictor, Ranking
 ONE_GROUP = np.zeros(1000, int)
 
 
-def reflected(place: int, size: int) -> int:
-    place %= 2 * size
-    return place if place < size else 2 * size - 1 - place
-
-
-def written_out(probmap: np.ndarray, mirrored: np.ndarray, mixture: Mixture, blur: float) -> np.ndarray:
-    """The formula, cell by cell."""
+def written_out(probmap: np.ndarray, mirrored: np.ndarray, mixture: Mixture) -> np.ndarray:
+    """The formula, with NumPy's covariance of the map's cells."""
     h, w = probmap.shape
-    top_y, top_x = np.unravel_index(probmap.argmax(), probmap.shape)
-    y, x = np.mgrid[:h, :w]
-    tail = (1 + ((y - top_y) ** 2 + (x - top_x) ** 2) / mixture.tail_width**2) ** -1.5
-    sharp = (1 - mixture.mirror - mixture.tail) * probmap.astype(float) + mixture.mirror * mirrored
-    sharp += mixture.tail * tail / tail.sum()
-    if blur == 0:
-        return sharp
-    reach = int(np.ceil(3 * blur))
-    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * blur**2))
-    weights /= weights.sum()
-    spread = np.zeros((h, w))
-    for i, j in np.ndindex(h, w):
-        for di, dj in np.ndindex(len(weights), len(weights)):
-            here = reflected(i + di - reach, h), reflected(j + dj - reach, w)
-            spread[here] += sharp[i, j] * weights[di] * weights[dj]
-    return spread
+    places = np.stack(np.meshgrid(np.arange(w), np.arange(h)), axis=-1).reshape(-1, 2)
+    weights = probmap.ravel().astype(np.float64)
+    offset = places - np.average(places, axis=0, weights=weights)
+    covariance = np.cov(places.T, aweights=weights, ddof=0) + np.eye(2) / 12  # mass fills its cell
+    distance = np.einsum("ni,ij,nj->n", offset, np.linalg.inv(covariance), offset)
+    tail = ((1 + distance / mixture.scale**2) ** -2).reshape(h, w)
+    own = 1 - mixture.mirror - mixture.tail
+    return own * probmap.astype(float) + mixture.mirror * mirrored + mixture.tail * tail / tail.sum()
 
 
 @pytest.mark.parametrize(
-    "mixture, blur",
-    [(Mixture(0, 0, 1), 0), (Mixture(0.1, 0.2, 3), 1.5), (Mixture(0, 0.001, 0.5), 0), (Mixture(0.3, 0, 1), 4)],
-)  # fmt: skip
-def test_predictive_map_is_the_formula(mixture, blur):
-    maps = sparse_maps(np.random.default_rng(0), 4)
-    found = Predictor([mixture], blur)(maps[:2], maps[2:], ONE_GROUP[:2])
+    "mixture", [Mixture(0, 0.001, 1), Mixture(0.1, 0.2, 3), Mixture(0.3, 0.1, 0.7), Mixture(0, 1, 8)]
+)
+def test_predictive_map_is_the_formula(mixture):
+    maps = sparse_maps(np.random.default_rng(0), 8)
+    found = Predictor([mixture])(maps[:4], maps[4:], ONE_GROUP[:4])
     assert found.dtype == np.float32
-    for one, own, mirrored in zip(found, maps[:2], maps[2:], strict=True):
-        np.testing.assert_allclose(one, written_out(own, mirrored, mixture, blur), atol=1e-6)
+    for one, own, mirrored in zip(found, maps[:4], maps[4:], strict=True):
+        np.testing.assert_allclose(one, written_out(own, mirrored, mixture), rtol=1e-3)
     np.testing.assert_allclose(found.sum(axis=(1, 2)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(48, 36), (64, 48), (110, 90)])
+def test_a_map_of_one_cell_has_a_tail_of_that_size(size):
+    # The smallest covariance, far from the middle: the worst for the polynomial in float32.
+    maps = np.zeros((2, *size), np.float32)
+    maps[0, 0, 0] = maps[1, -1, 3] = 1
+    mixture = Mixture(0, 0.2, 0.7)
+    for one, own in zip(Predictor([mixture])(maps, maps, ONE_GROUP[:2]), maps, strict=True):
+        np.testing.assert_allclose(one, written_out(own, own, mixture), rtol=0.05)
+    assert (one > 0).all()
 
 
 def test_each_row_has_its_own_mixture():
     maps = sparse_maps(np.random.default_rng(1), 3)
     mixtures = [Mixture(0.1, 0.2, 3), Mixture(0, 0.1, 1), Mixture(0.2, 0.1, 3)]
     order = np.array([2, 0, 1])
-    together = Predictor(mixtures, 1.5)(maps, maps[::-1], order)
+    together = Predictor(mixtures)(maps, maps[::-1], order)
     for i, group in enumerate(order):
-        alone = Predictor([mixtures[group]], 1.5)(maps[i : i + 1], maps[::-1][i : i + 1], ONE_GROUP[:1])
+        alone = Predictor([mixtures[group]])(maps[i : i + 1], maps[::-1][i : i + 1], ONE_GROUP[:1])
         np.testing.assert_allclose(together[i], alone[0], rtol=1e-5)
 
 
 def test_scores_and_regions_are_sums_over_cells():
     rng = np.random.default_rng(2)
     maps = sparse_maps(rng, 6)
-    maps = Predictor([Mixture(0.1, 0.2, 2)], 1)(maps, maps[::-1], ONE_GROUP[:6])
+    maps = Predictor([Mixture(0.1, 0.2, 2)])(maps, maps[::-1], ONE_GROUP[:6])
     ranking = Ranking(maps)
     thresholds = np.tile([0.0, 0.3, 0.5, 0.95, 0.999, np.inf], (6, 1))
     inside = ranking.inside(thresholds)
@@ -83,7 +80,7 @@ def test_scores_and_regions_are_sums_over_cells():
 def test_the_score_decides_membership_of_the_region_exactly():
     # What calibrates (scores) and what runs (inside) must agree at the threshold itself, not only near it.
     rng = np.random.default_rng(3)
-    maps = Predictor([Mixture(0, 0.1, 2)], 1)(m := sparse_maps(rng, 50), m, ONE_GROUP[:50])
+    maps = Predictor([Mixture(0, 0.1, 2)])(m := sparse_maps(rng, 50), m, ONE_GROUP[:50])
     ranking, rows = Ranking(maps), np.arange(50)
     cells = np.column_stack([rng.integers(0, 12, 50), rng.integers(0, 16, 50)])
     scores = ranking.scores(cells)

@@ -27,9 +27,8 @@ DIVIDE = 5  # a joint type with so many times the least keypoints in every quali
 CHUNK = 256  # maps in hand at a time
 
 # What maximum likelihood chooses from; the weights mirror and tail are found by expectation maximisation.
-BLURS = (0.0, 0.5, 1.0, 1.5, 2.5, 4.0)
-TAIL_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
-LEAST_TAIL = 1e-3  # no cell of a predictive map may be 0
+SCALES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+LEAST = 1e-3  # weight of the tail, so that no cell of a predictive map is 0, and of the own map
 EM_STEPS = 60
 # A joint type's weights are found as if that many more keypoints of its quality bin had the weights of the whole bin.
 PRIOR_KEYPOINTS = 30
@@ -69,47 +68,38 @@ class Likelihoods:
     """The density at the true cell of present keypoints, of each part of every mixture: computed once.
 
     fitted: the keypoints that will be; None: any.
-    parts: (BLURS, TAIL_WIDTHS, 3, N): own map, mirrored, tail; 0 where the keypoint is not present.
+    parts: (SCALES, 3, N): own map, mirrored, tail; 0 where the keypoint is not present.
     """
 
     def __init__(self, samples: Samples, fitted: np.ndarray | None = None) -> None:
-        self.parts = np.zeros((len(BLURS), len(TAIL_WIDTHS), 3, len(samples)))
-        only_tails = [Mixture(0, 1, width) for width in TAIL_WIDTHS]
+        self.parts = np.zeros((len(SCALES), 3, len(samples)))
+        tails = Predictor([Mixture(0, 1, scale) for scale in SCALES])
         present = np.flatnonzero(samples.present)
         for rows in chunks(present if fitted is None else np.intersect1d(fitted, present)):
             own, mirrored, cells = samples.own(rows), samples.mirrored(rows), samples.cells[rows]
             here = np.arange(len(rows)), cells[:, 1], cells[:, 0]
-            group = np.zeros(len(rows), int)
-            for i, blur in enumerate(BLURS):
-                alone, tail = Predictor([Mixture(0, 0, 1), Mixture(1, 0, 1)], blur), Predictor(only_tails, blur)
-                self.parts[i, :, 0, rows] = alone(own, mirrored, group)[here][:, None]
-                self.parts[i, :, 1, rows] = alone(own, mirrored, group + 1)[here][:, None]
-                for j in range(len(TAIL_WIDTHS)):
-                    self.parts[i, j, 2, rows] = tail(own, mirrored, group + j)[here]
+            self.parts[:, 0, rows], self.parts[:, 1, rows] = own[here], mirrored[here]
+            for i in range(len(SCALES)):
+                self.parts[i, 2, rows] = tails(own, mirrored, np.full(len(rows), i))[here]
 
-    def fit(
-        self, rows: np.ndarray, types: np.ndarray, bins: np.ndarray
-    ) -> tuple[float, tuple[tuple[Mixture, ...], ...]]:
-        """Blur, and mixtures by joint type and quality bin, of highest likelihood.
+    def fit(self, rows: np.ndarray, types: np.ndarray, bins: np.ndarray) -> tuple[tuple[Mixture, ...], ...]:
+        """Mixtures by joint type and quality bin, of highest likelihood.
 
-        The blur is common to all, a tail width to a bin; few keypoints of a joint type move its weights a little only.
+        A scale is common to a bin; few keypoints of a joint type move its weights a little only.
 
         Args:
             rows: the keypoints to fit. types, bins: (rows,) theirs.
         """
-        found = []  # weights (BLURS, TAIL_WIDTHS, 3) and log-likelihoods (BLURS, TAIL_WIDTHS) of each bin
+        mixtures = np.empty((len(JOINT_TYPES), QUALITY_BINS), object)
         for b in range(QUALITY_BINS):
             its = rows[bins == b]
-            found.append(maximise(self.parts[..., its if len(its) >= PRIOR_KEYPOINTS else rows], START, 0))
-        i = int(sum(likelihood.max(axis=1) for _, likelihood in found).argmax())
-        mixtures = np.empty((len(JOINT_TYPES), QUALITY_BINS), object)
-        for b, (weights, likelihood) in enumerate(found):
-            j = int(likelihood[i].argmax())
+            weights, likelihood = maximise(self.parts[..., its if len(its) >= PRIOR_KEYPOINTS else rows], START, 0)
+            i = int(likelihood.argmax())
             for t in range(len(JOINT_TYPES)):
                 its = rows[(types == t) & (bins == b)]
-                (_, mirror, tail), _ = maximise(self.parts[i, j][:, its], weights[i, j], PRIOR_KEYPOINTS)
-                mixtures[t, b] = Mixture(round(float(mirror), 6), round(float(tail), 6), TAIL_WIDTHS[j])
-        return BLURS[i], tuple(map(tuple, mixtures))
+                (_, mirror, tail), _ = maximise(self.parts[i][:, its], weights[i], PRIOR_KEYPOINTS)
+                mixtures[t, b] = Mixture(round(float(mirror), 6), round(float(tail), 6), SCALES[i])
+        return tuple(map(tuple, mixtures))
 
 
 def maximise(parts: np.ndarray, prior: np.ndarray, worth: float) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +116,7 @@ def maximise(parts: np.ndarray, prior: np.ndarray, worth: float) -> tuple[np.nda
         joint = weights[..., None] * parts
         share = joint / np.maximum(joint.sum(axis=-2, keepdims=True), 1e-30)
         weights = (share.sum(axis=-1) + worth * prior) / (n + worth)
-        weights[..., 2] = np.maximum(weights[..., 2], LEAST_TAIL)
+        weights[..., [0, 2]] = np.maximum(weights[..., [0, 2]], LEAST)
         weights /= weights.sum(axis=-1, keepdims=True)
     return weights, np.log(np.maximum((weights[..., None] * parts).sum(axis=-2), 1e-30)).mean(axis=-1)
 
@@ -153,8 +143,8 @@ def calibrate(
         raise ValueError(f"too few labelled keypoints in the window: {len(fit)} to fit, {len(cal)} to calibrate")
     edges = quality_edges(types[fit], samples.quality[fit])
     bins = quality_bin(edges, types, samples.quality)
-    blur, mixtures = likelihoods.fit(fit, types[fit], bins[fit])
-    predictor = Predictor([mixture for row in mixtures for mixture in row], blur)
+    mixtures = likelihoods.fit(fit, types[fit], bins[fit])
+    predictor = Predictor([mixture for row in mixtures for mixture in row])
     found = np.full(len(samples), np.nan)  # the score of each keypoint
     for rows in (fit, cal):
         found[rows] = scores(samples, rows, predictor, types[rows] * QUALITY_BINS + bins[rows])
@@ -189,7 +179,7 @@ def calibrate(
     known = part != TEST
     return Calibration(
         subject=subject, kind=settings.kind, delta=settings.delta, levels=settings.levels, quality_edges=edges,
-        mixtures=mixtures, blur=blur, groups=tuple(groups),
+        mixtures=mixtures, groups=tuple(groups),
         persons=len(together.worst), photographs=len(np.unique(together.photographs)),
         presence=presence(samples, part == CAL, known, settings),
         quality=isotonic(samples.quality[known & present], samples.oks[known & present]),
