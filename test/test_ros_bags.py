@@ -91,6 +91,23 @@ def test_a_recording_from_the_bag_is_the_same(storage, tmp_path, heard):
     assert (tmp_path / "again/demo.png").read_bytes() == (tmp_path / "first/demo.png").read_bytes()
 
 
+def test_ctrl_c_ends_a_recording(tmp_path, monkeypatch, capsys):
+    """With what was heard by then, as the normal end; an error only if that is nothing."""
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+    def listen(node, wait):
+        if heard:
+            node._on_image(bgr_to_image(np.zeros((48, 64, 3), np.uint8), Header()))
+            node._on_result(PersonPoseArray(image_width=64, image_height=48))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recorder, "record", listen)
+    for heard, status, said in ((True, 0, "in 1, out 1"), (False, 1, "interrupted before there was a result")):
+        assert recorder.main(["--out", str(tmp_path), "--fps", "10"]) == status
+        told = capsys.readouterr()
+        assert said in (told.out if heard else told.err.splitlines()[-1])
+
+
 def test_the_command_reads_a_bag_and_names_what_is_wrong(tmp_path, capsys):
     with pytest.raises(BagError, match="cannot be read as a bag|does not exist"):
         replay(Recording(tmp_path / "out", 10), tmp_path / "none", None, None)

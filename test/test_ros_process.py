@@ -72,6 +72,13 @@ def test_refuses_to_start_with_one_line(arguments: list[str], words: list[str], 
     assert all(word in lines[0] for word in words)
 
 
+@pytest.mark.parametrize("word, status", [("--help", 0), ("--model", 2)])
+def test_options_are_explained(word: str, status: int) -> None:
+    done = subprocess.run([sys.executable, "-m", "probpose_ros.ros.node", word], capture_output=True, text=True)
+    assert done.returncode == status and "pose_node" in done.stdout + done.stderr
+    assert ("config/pose.yaml" in done.stdout) == (status == 0)
+
+
 def test_others_see_at_once_that_it_has_gone(tiny_detector_model: Any, tiny_pose_model: Any, monkeypatch: Any) -> None:
     import rclpy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import signal
@@ -17,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.utilities import remove_ros_args
 
 from probpose_msgs.msg import SkeletonInfo
 from probpose_ros.backends import BackendError
@@ -35,6 +37,8 @@ from probpose_ros.tracking import Tracker
 from probpose_ros.transport import transport_environment
 from probpose_ros.types import Detections, FrameResult
 
+HELP = """People in images, with presence probability and uncertainty regions. Options are ROS parameters, listed in
+config/pose.yaml: --ros-args -p NAME:=VALUE, or --params-file FILE. Topics: --ros-args -r image:=/camera/image_raw."""
 STOP_TIMEOUT = 0.7  # seconds for the frame in hand when deactivating; the whole process has to end within 1 s
 WATCH_PERIOD = 0.02  # seconds: within this a state that has changed is published, whatever the worker does
 HANGS = 5.0  # seconds with one batch after which the worker is said to hang
@@ -235,6 +239,8 @@ def run(args: list[str] | None = None) -> int:
     """The node until a signal comes; exit status."""
     try:
         os.environ.update(transport_environment())
+        words = sys.argv if args is None else args
+        argparse.ArgumentParser("pose_node", description=HELP).parse_args(remove_ros_args(words)[1:])
         rclpy.init(args=args)
     except RuntimeError as error:  # a params file that is missing or no YAML, a malformed --ros-args
         print(f"pose_node: error: {error}", file=sys.stderr)

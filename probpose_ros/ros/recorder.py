@@ -1,6 +1,7 @@
 """Records what the pose node says of each image: JSON lines, a video, a picture and a summary (see recording.py).
 
-With --bag also a ROS 2 bag of images, results, zones and status; --from-bag makes the same of a bag, without listening.
+It ends when the camera has gone, or with Ctrl-C. With --bag also a ROS 2 bag of images, results, zones and status;
+--from-bag makes the same of a bag, without listening.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     except (RecorderError, ModuleNotFoundError) as error:
         problem = str(error)
     except (KeyboardInterrupt, ExternalShutdownException):
-        problem = "interrupted"
+        problem = None if recording.count else "interrupted before there was a result"
     except OSError as error:  # a full disk
         problem = error.strerror or str(error)
         if recording.count:
