@@ -1,4 +1,4 @@
-"""Commands that README and docs only mention, or cannot run here, are at least commands: their names and options exist."""
+"""Commands that documents only mention, or that cannot run here, are at least commands: names and options exist."""
 
 from __future__ import annotations
 
