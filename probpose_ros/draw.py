@@ -79,8 +79,10 @@ def _draw_windows(pen: _Pen, person: Person) -> None:
 
 
 def _fill_regions(pen: _Pen, person: Person, level: float) -> None:
+    """Of joints in the window. The others' are outlines: of a person who is cut off they would cover the picture."""
     for ellipse, state in _shown_regions(person, level):
-        pen.polygon(_ellipse_points(ellipse), COLORS[state])
+        if state == KeypointState.IN:
+            pen.polygon(_ellipse_points(ellipse), COLORS[state])
 
 
 def _draw_bones(pen: _Pen, person: Person) -> None:

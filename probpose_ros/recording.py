@@ -86,7 +86,9 @@ class Recording:
         halves = [[still for still in self._stills if (still[2] <= self.count / 2) == first] for first in (True, False)]
         for part in (halves[0] or halves[1], halves[1] or halves[0]):
             tiles = []
-            for jpeg, result, _ in (max(part, key=_well_seen), max(part, key=_cut)):
+            best = max(part, key=_well_seen)
+            others = [still for still in part if abs(still[2] - best[2]) > self.count / 10]
+            for jpeg, result, _ in (best, max(others or part, key=_cut)):
                 image = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
                 tiles.append(_fit(draw(image, result, STILL_MARGIN)))
             rows.append(np.hstack(tiles))
