@@ -211,8 +211,8 @@ class Calibration:
             maps = with_placeholders(maps, its_good)
             # Where the map of the other side is not known, a joint's own stands for it.
             mirrored = maps[np.where(its_good[FLIP_INDEX], FLIP_INDEX, np.arange(len(maps)))]
-            predictive = self.predictor(maps, mirrored, its_mixture)
-            measured.append(measure(Ranking(predictive).inside(its_thresholds), predictive))
+            ranking = Ranking(self.predictor(maps, mirrored, its_mixture))
+            measured.append(measure(ranking.inside(its_thresholds), ranking.rows))
         valid = np.isfinite(thresholds) & (states != KeypointState.UNKNOWN)[..., None]
         return describe(measured, good, valid, transforms, codec, levels, KINDS[kind or self.kind])
 

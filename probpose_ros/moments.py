@@ -13,22 +13,30 @@ def powers(n: int) -> np.ndarray:
     return ((np.arange(n) - (n - 1) / 2) ** np.arange(3)[:, None]).astype(np.float32)
 
 
+def moment_sums(rows: np.ndarray, n: int) -> np.ndarray:
+    """(3, n, 3) float32: sums of y^i x^j over n maps that lie side by side, (h, n * w)."""
+    h, w = len(rows), rows.shape[1] // n
+    return (powers(h) @ rows).reshape(3, n, w) @ powers(w).T
+
+
 def moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means (..., 2) about the middle and covariances (..., 2, 2), map px; a cell's mass fills its square.
+    """Means (2, ...), x first, about the middle; covariances (3, ...): xx, xy, yy. A cell's mass fills its square.
 
     Args:
-        sums: (..., 3, 3) of y^i x^j over each map.
+        sums: (3, ..., 3) of y^i x^j over each map. All in map px.
     """
-    sums = sums.astype(np.float64)
-    sums /= sums[..., :1, :1]
-    mean, covariance = sums[..., [0, 1], [1, 0]], np.empty((*sums.shape[:-2], 2, 2))
-    (x, y), xy = np.moveaxis(mean, -1, 0), sums[..., 1, 1]
-    covariance[..., 0, 0], covariance[..., 1, 1] = sums[..., 0, 2] - x * x + 1 / 12, sums[..., 2, 0] - y * y + 1 / 12
-    covariance[..., 0, 1] = covariance[..., 1, 0] = xy - x * y
+    sums = sums / sums[:1, ..., :1].astype(np.float64)
+    mean, covariance = np.empty((2, *sums.shape[1:-1])), np.empty((3, *sums.shape[1:-1]))
+    mean[0], mean[1] = sums[0, ..., 1], sums[1, ..., 0]
+    covariance[0], covariance[1], covariance[2] = sums[0, ..., 2], sums[1, ..., 1], sums[2, ..., 0]
+    covariance[:2] -= mean[0] * mean
+    covariance[2] -= mean[1] * mean[1]
+    covariance[::2] += 1 / 12
     return mean, covariance
 
 
-def map_moments(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of maps (N, h, w)."""
+def covariances(maps: np.ndarray) -> np.ndarray:
+    """(N, 2, 2) of maps (N, h, w), map px."""
     n, h, w = maps.shape
-    return moments(powers(h) @ (maps.reshape(n * h, w) @ powers(w).T).reshape(n, h, 3))
+    _, covariance = moments(moment_sums(maps.transpose(1, 0, 2).reshape(h, n * w), n))
+    return covariance[[0, 1, 1, 2]].T.reshape(n, 2, 2)

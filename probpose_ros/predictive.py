@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probpose_ros.moments import map_moments, powers
+from probpose_ros.moments import moment_sums, moments, powers
 
 # The bits of a positive float32 grow with its value. Without the last 19 of the mantissa's 23, an octave has 16 steps:
 # integers only, so every machine ranks the same map in the same way, and no logarithm is computed.
@@ -50,43 +50,47 @@ class Predictor:
             group: (N,) index of the mixture.
         """
         n, h, w = maps.shape
-        mirror, tail = self.mirror[group], self.tail[group]
-        mixed = _tails(maps, self.scale[group])
+        own, other = (part.transpose(1, 0, 2).copy().reshape(h, n * w) for part in (maps, mirrored))
+        mixed = _tails(own, n, self.scale[group])
         mass = (np.ones(h, np.float32) @ mixed).reshape(n, w).sum(axis=1)
-        mixed *= np.repeat(tail / mass, w).astype(np.float32)
-        mixed = mixed.reshape(h, n, w).transpose(1, 0, 2)
-        for part, weight in ((maps, 1 - mirror - tail), (mirrored, mirror)):
-            mixed += part * weight.astype(np.float32)[:, None, None]
-        return mixed
+        mirror, tail = self.mirror[group], self.tail[group]
+        weights = np.array([1 - mirror - tail, mirror, tail / mass], np.float32).repeat(w, axis=1)
+        for part, weight in zip((own, other, mixed), weights):
+            part *= weight
+        mixed += own
+        mixed += other
+        return mixed.reshape(h, n, w).transpose(1, 0, 2)
 
 
-def _tails(maps: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """(h, N * w) float32: the tail of each map (N, h, w), its largest possible value 1."""
-    n, h, w = maps.shape
-    mean, covariance = map_moments(maps)
-    (xx, xy), (_, yy) = np.linalg.inv(covariance * scale[:, None, None] ** 2).transpose(1, 2, 0)[..., None]
-    # 1 + d^2 / scale^2 is a polynomial of y whose coefficients depend on keypoint and x.
-    x, y = powers(w)[1] - mean[:, :1], mean[:, 1:]
-    polynomial = np.empty((3, n, w), np.float32)
-    polynomial[0] = 1 + x * x * xx - 2 * x * y * xy + y * y * yy
-    polynomial[1] = 2 * (x * xy - y * yy)
-    polynomial[2] = yy
-    found = powers(h).T @ polynomial.reshape(3, n * w)
+def _tails(rows: np.ndarray, n: int, scale: np.ndarray) -> np.ndarray:
+    """(h, n * w) float32: the tail of each of n maps side by side, its largest possible value 1."""
+    h, w = len(rows), rows.shape[1] // n
+    (x, y), covariance = moments(moment_sums(rows, n))
+    xx, xy, yy = covariance * scale**2
+    inverse = np.array([yy, -xy, xx]) / (xx * yy - xy * xy)
+    xx, xy, yy = inverse
+    # 1 + d^2 / scale^2 = sum of c_ij y^i x^j
+    c = np.zeros((3, n, 3))
+    c[0, :, 2], c[1, :, 1], c[2, :, 0] = xx, 2 * xy, yy
+    c[0, :, 1], c[1, :, 0] = -2 * (xx * x + xy * y), -2 * (xy * x + yy * y)
+    c[0, :, 0] = 1 - (c[0, :, 1] * x + c[1, :, 0] * y) / 2
+    found = powers(h).T @ (c.reshape(3 * n, 3) @ powers(w)).astype(np.float32).reshape(3, n * w)
     found *= found
     return np.reciprocal(found, out=found)
 
 
 class Ranking:
-    """Cells of maps (N, h, w) float32 ranked by density.
+    """Cells of maps (N, h, w) float32, best with h first in memory, ranked by density.
 
     above: (N, BINS + 1) float64, the mass of all cells denser than each step; the densest step first, infinity last.
     """
 
     def __init__(self, maps: np.ndarray) -> None:
-        n = len(maps)
+        n, h, w = maps.shape
         self.maps = maps
-        steps = _steps(maps, BINS * np.arange(n, dtype=np.int32)[:, None, None])  # each map counts in bins of its own
-        mass = np.bincount(steps.ravel(order="K"), maps.ravel(order="K"), n * BINS).reshape(n, BINS)
+        self.rows = maps.transpose(1, 0, 2).reshape(h, n * w)
+        first = (BINS * np.arange(n, dtype=np.int32)).repeat(w)  # each map counts in bins of its own
+        mass = np.bincount(_steps(self.rows, first).ravel(), self.rows.ravel(), n * BINS).reshape(n, BINS)
         self.above = np.zeros((n, BINS + 1))
         mass[:, :-1].cumsum(axis=1, out=self.above[:, 1:-1])
         self.above[:, -1] = np.inf
@@ -110,9 +114,8 @@ class Ranking:
     def _from(self, bits: np.ndarray) -> np.ndarray:
         """(L, N, h, w): the cells of at least the densities (N, L) with these bits; h first in memory."""
         n, h, w = self.maps.shape
-        density = bits.astype(np.int32).view(np.float32).T[:, :, None, None]
-        inside = np.empty((len(density), h, n, w), bool).transpose(0, 2, 1, 3)
-        return np.greater_equal(self.maps, density, out=inside)
+        density = bits.T.astype(np.int32).view(np.float32).repeat(w, axis=1)
+        return (self.rows >= density[:, None]).reshape(-1, h, n, w).transpose(0, 2, 1, 3)
 
 
 def _steps(density: np.ndarray, first: np.ndarray | int = 0) -> np.ndarray:

@@ -8,14 +8,13 @@ sparsemax are exactly 0 in most cells, and the true joint can lie in one of thos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from probpose_ros.codec import Codec
 from probpose_ros.geometry import CropTransform
-from probpose_ros.moments import moments, powers
+from probpose_ros.moments import moment_sums, moments
 from probpose_ros.predictive import Ranking
 from probpose_ros.support import DIRECTIONS, SIDES, polygons
 from probpose_ros.types import RegionKind, Regions
@@ -25,9 +24,13 @@ MASS_TOLERANCE = 1e-3
 
 _COS, _SIN = DIRECTIONS.T
 _HALF = SIDES // 2
-# Least squares over opposite sides: centre (half, xy) of their difference, covariance (half, 4) of their half width^2.
+# Least squares over opposite sides: centre (half, xy) of their difference, covariance (half, xx xy yy) of their half
+# width^2.
 _CENTRE = np.linalg.pinv(DIRECTIONS[:_HALF]).T / 2
-_SPREAD = np.linalg.pinv((DIRECTIONS[:_HALF, :, None] * DIRECTIONS[:_HALF, None]).reshape(-1, 4)).T
+_SPREAD = np.linalg.pinv(np.column_stack([_COS**2, 2 * _COS * _SIN, _SIN**2])[:_HALF]).T
+# By half (down, up), the shares of a column's reach and of its place in how far its cells are, by direction. The level
+# directions have a share of the reach too small to count, unless a column reaches nowhere.
+_REACH = np.stack([np.maximum(np.abs(_SIN), 1e-20), _COS]).reshape(2, 2, _HALF).swapaxes(0, 1).astype(np.float32)
 _NOWHERE = np.float32(-1e30)
 
 
@@ -58,8 +61,8 @@ def regions_from_maps(
     good = is_distribution(probmaps)
     measured = []
     for maps, its_good in zip(probmaps, good, strict=True):
-        maps = with_placeholders(maps, its_good)
-        measured.append(measure(Ranking(maps).reaching(levels), maps))
+        ranking = Ranking(with_placeholders(maps, its_good))
+        measured.append(measure(ranking.reaching(levels), ranking.rows))
     valid = np.zeros((*good.shape, len(levels)), bool)
     return describe(measured, good, valid, transforms, codec, levels, RegionKind.UNKNOWN)
 
@@ -86,21 +89,21 @@ class Measured(NamedTuple):
     sums: np.ndarray
 
 
-def measure(inside: np.ndarray, probmap: np.ndarray) -> Measured:
+def measure(inside: np.ndarray, rows: np.ndarray) -> Measured:
     """Passes over the cells of one person; several persons at once would not stay in the processor's cache.
 
     Args:
         inside: (L, K, h, w) bool, the cells of each region; at least one each.
-        probmap: (K, h, w), for the covariances.
+        rows: (h, K * w), the maps side by side, for the covariances.
     """
-    k, h, w = probmap.shape
+    k, h = inside.shape[1:3]
     small = np.min_scalar_type(h)  # the smaller the integers, the faster
     cells, y = inside.view(np.uint8), np.arange(h, dtype=small)[:, None]
     return Measured(
         first=(cells * (small.type(h) - y)).max(axis=2),
         last=(cells * (y + small.type(1))).max(axis=2),
         cells=cells.sum(axis=2, dtype=small).sum(axis=2),
-        sums=(powers(h) @ probmap.transpose(1, 0, 2).reshape(h, k * w)).reshape(3, k, w) @ powers(w).T,
+        sums=moment_sums(rows, k),
     )
 
 
@@ -121,19 +124,21 @@ def describe(
     cell = matrix[:, 0, 0] * matrix[:, 1, 1] - matrix[:, 0, 1] * matrix[:, 1, 0]
     supports = _supports(measured, codec.map_size)
     corners = _polygons(supports, codec.map_size, matrix, offset, cell)
-    ellipses = _ellipses(supports, corners, matrix, offset)
+    to_image = _spread_to_image(matrix)
+    ellipses = _ellipses(supports, corners, matrix, offset, to_image)
     areas = np.array([person.cells for person in measured]) * np.abs(cell)[:, None, None]
-    _, covariance = moments(np.array([person.sums for person in measured]).swapaxes(1, 2))
-    covariance = matrix[:, None] @ covariance @ _turned(matrix)[:, None]
+    _, covariance = moments(np.array([person.sums for person in measured]).swapaxes(0, 1))
+    covariance = covariance.transpose(1, 2, 0) @ to_image
 
     def finished(array: np.ndarray) -> np.ndarray:
         array = array.astype(np.float32)
-        if not good.all():
+        if not all_good:
             array[~good] = np.nan
         return array
 
+    all_good = good.all()
     ellipses, areas, corners = (finished(array.swapaxes(1, 2)) for array in (ellipses, areas, corners))
-    covariance = finished(covariance.reshape(*good.shape, 4)[..., [0, 1, 3]])
+    covariance = finished(covariance)
     as_array, valid = np.asarray(levels, np.float32), valid & good[..., None]
     none = (np.zeros((0, 2), np.float32),) * len(levels)
     return [
@@ -152,18 +157,26 @@ def _turned(matrices: np.ndarray) -> np.ndarray:
     return matrices.swapaxes(-1, -2)
 
 
+def _spread_to_image(matrix: np.ndarray) -> np.ndarray:
+    """(P, 3, 3): xx, xy, yy of the map, as a row, -> those of the image; matrix: (P, 2, 2)."""
+    (a, b), (c, d) = matrix.transpose(1, 2, 0)
+    rows = [a * a, a * c, c * c, 2 * a * b, a * d + b * c, 2 * c * d, b * b, b * d, d * d]
+    return np.array(rows).T.reshape(-1, 3, 3)
+
+
 def _supports(measured: Sequence[Measured], map_size: tuple[int, int]) -> np.ndarray:
-    """(P, L, K, SIDES) how far each region's cells reach along each of DIRECTIONS, map px."""
+    """(P, L, K, SIDES) float64, how far each region's cells reach along each of DIRECTIONS, map px."""
     w, h = map_size
     # How far the cells of each column reach down and up; where there is none, nowhere.
-    columns = np.array([(person.last, person.first) for person in measured]).swapaxes(0, 1)  # (2, P, L, K, w)
+    columns = np.array([[person.last for person in measured], [person.first for person in measured]])
     reach = columns.reshape(2, -1, w).swapaxes(1, 2).astype(np.float32)
     np.copyto(reach, _NOWHERE, where=reach == 0)
-    reach -= np.array([[[0.5]], [[h - 0.5]]], np.float32)
-    along, across = _directions(w)
-    far = along * reach[:, None]
-    far += across
-    return far.max(axis=2).reshape(SIDES, -1).T.reshape(*columns.shape[1:4], SIDES)
+    places = np.empty((*reach.shape, 2), np.float32)
+    np.subtract(reach, np.array([[[0.5]], [[h - 0.5]]], np.float32), out=places[..., 0])
+    places[..., 1] = np.arange(w)[:, None]
+    far = (places.reshape(2, -1, 2) @ _REACH).reshape(2, w, -1).max(axis=1)
+    far = far.reshape(2, -1, _HALF).swapaxes(0, 1).reshape(*columns.shape[1:4], SIDES)
+    return far + np.abs(_COS) / 2
 
 
 def _polygons(
@@ -183,34 +196,32 @@ def _polygons(
     return corners.astype(np.float32).reshape(*supports.shape, 2)
 
 
-@lru_cache(maxsize=8)
-def _directions(w: int) -> tuple[np.ndarray, np.ndarray]:
-    """By half (down, up), direction and column: the reach's share in how far a cell's corner is, and the rest."""
-    # The level directions have a share too small to count, unless a column reaches nowhere.
-    along = np.maximum(np.abs(_SIN), 1e-20).reshape(2, _HALF, 1, 1)
-    across = (np.abs(_COS)[:, None] / 2 + _COS[:, None] * np.arange(w)).reshape(2, _HALF, w, 1)
-    return along.astype(np.float32), across.astype(np.float32)
-
-
-def _ellipses(supports: np.ndarray, corners: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def _ellipses(
+    supports: np.ndarray, corners: np.ndarray, matrix: np.ndarray, offset: np.ndarray, to_image: np.ndarray
+) -> np.ndarray:
     """(P, L, K, 5): ellipses shaped like the regions, grown until they contain the polygons; image px.
 
     An ellipse about c with covariance S reaches c n + sqrt(n S n) in direction n: least squares give c and S. Centre
     and angle are rounded to float32 first and the size is measured from the rounded ones, so that the ellipse that is
     sent contains the polygon that is sent.
     """
-    one, other = supports[..., :_HALF], supports[..., _HALF:]
-    exact = ((one - other) @ _CENTRE).reshape(len(supports), -1, 2) @ _turned(matrix) + offset[:, None]
-    spread = (((one + other) / 2) ** 2 @ _SPREAD).reshape(len(supports), -1, 2, 2)
-    spread = matrix[:, None] @ spread @ _turned(matrix)[:, None]
-    xx, xy, yy = spread[..., 0, 0], spread[..., 0, 1], spread[..., 1, 1]
-    larger = (xx + yy) / 2 + np.hypot((xx - yy) / 2, xy)
-    axes = np.sqrt(np.stack([larger, np.maximum((xx * yy - xy**2) / larger, larger * 1e-4)], axis=-1))
-    centre = exact.astype(np.float32)
-    theta = (np.arctan2(2 * xy, xx - yy) / 2).astype(np.float32)
-    c, s = np.cos(theta, dtype=np.float64), np.sin(theta, dtype=np.float64)
-    along = np.stack([c, s, -s, c], axis=-1).reshape(*theta.shape, 2, 2) / axes[..., None]
-    reach = corners.reshape(*theta.shape, SIDES, 2) - centre[..., None, :].astype(np.float64)
-    squared = ((reach @ _turned(along)) ** 2).sum(axis=-1)
-    axes *= np.sqrt(squared.max(axis=-1, keepdims=True)) * (1 + 1e-6)
-    return np.concatenate([centre, axes, theta[..., None]], axis=-1).reshape(*supports.shape[:-1], 5)
+    shape = supports.shape[:-1]
+    one, other = supports.reshape(len(supports), -1, 2, _HALF).transpose(2, 0, 1, 3)
+    half = (one + other) / 2
+    ellipses = np.empty((len(supports), one.shape[1], 5))
+    ellipses[..., :2] = (one - other) @ (_CENTRE @ _turned(matrix)) + offset[:, None]
+    spread = (half * half) @ (_SPREAD @ to_image)
+    mean, apart, xy = (spread[..., 0] + spread[..., 2]) / 2, (spread[..., 0] - spread[..., 2]) / 2, spread[..., 1]
+    radius = np.hypot(apart, xy)
+    ellipses[..., 2] = mean + radius
+    ellipses[..., 3] = np.maximum(mean - radius, ellipses[..., 2] * 1e-4)
+    ellipses[..., 4] = np.arctan2(xy, apart) / 2
+    axes = np.sqrt(ellipses[..., 2:4], out=ellipses[..., 2:4])
+    rounded = ellipses.astype(np.float32).astype(np.float64)
+    reach = corners.reshape(*rounded.shape[:2], SIDES, 2) - rounded[..., None, :2]
+    # As complex numbers, turned back by the angle.
+    reach.view(np.complex128)[..., 0] *= np.exp(-1j * rounded[..., 4])[..., None]
+    reach /= axes[..., None, :]
+    reach *= reach
+    axes *= np.sqrt((reach[..., 0] + reach[..., 1]).max(axis=-1, keepdims=True)) * (1 + 1e-6)
+    return ellipses.reshape(*shape, 5)

@@ -29,6 +29,7 @@ def written_out(probmap: np.ndarray, mirrored: np.ndarray, mixture: Mixture) -> 
 )
 def test_predictive_map_is_the_formula(mixture):
     maps = sparse_maps(np.random.default_rng(0), 8)
+    maps.flags.writeable = False
     found = Predictor([mixture])(maps[:4], maps[4:], ONE_GROUP[:4])
     assert found.dtype == np.float32
     for one, own, mirrored in zip(found, maps[:4], maps[4:], strict=True):
@@ -49,12 +50,13 @@ def test_a_map_of_one_cell_has_a_tail_of_that_size(size):
 
 def test_each_row_has_its_own_mixture():
     maps = sparse_maps(np.random.default_rng(1), 3)
+    maps.flags.writeable = False
     mixtures = [Mixture(0.1, 0.2, 3), Mixture(0, 0.1, 1), Mixture(0.2, 0.1, 3)]
     order = np.array([2, 0, 1])
     together = Predictor(mixtures)(maps, maps[::-1], order)
     for i, group in enumerate(order):
         alone = Predictor([mixtures[group]])(maps[i : i + 1], maps[::-1][i : i + 1], ONE_GROUP[:1])
-        np.testing.assert_allclose(together[i], alone[0], rtol=1e-5)
+        np.testing.assert_allclose(together[i], alone[0], rtol=1e-4)
 
 
 def test_scores_and_regions_are_sums_over_cells():

@@ -13,7 +13,7 @@ from scipy.stats import beta
 from tqdm import tqdm
 
 from probpose_ros.calibration import QUALITY_BINS, SUFFIX, Calibration, Subject, quality_bin
-from probpose_ros.moments import map_moments
+from probpose_ros.moments import covariances
 from probpose_ros.serialize import to_json
 from probpose_ros.skeleton import JOINT_TYPES
 from probpose_ros.types import KeypointState
@@ -65,7 +65,7 @@ def coverage(
     raw = MapMass(own, truth, levels)
     temperature = None if samples.logits is None else Temperatures(samples.logits[rows], truth, levels)
     balls = Ellipses(samples, rows, np.broadcast_to(np.eye(2), (len(rows), 2, 2)))
-    ellipses = Ellipses(samples, rows, map_moments(own)[1])
+    ellipses = Ellipses(samples, rows, covariances(own))
 
     totals: dict[str, _Total] = {}
     pooled: list[np.ndarray] = []
