@@ -87,7 +87,9 @@ def main() -> None:
             if persons:
                 cells = " | ".join(f"{value / max(joints, 1):.3f}" for value in covered)
                 kind = "with a detection" if detected else "between"
-                every = "every image" if interval == 1 else f"every {interval}th"
+                every = {1: "every image", 2: "every 2nd image", 3: "every 3rd image"}.get(
+                    interval, f"every {interval}th image"
+                )
                 lines.append(f"| {every} | {kind} | {matched / persons:.3f} of {persons:.0f} | {cells} |")
     table = "\n".join(lines) + "\n"
     args.out.mkdir(parents=True, exist_ok=True)

@@ -101,6 +101,13 @@ def test_every_target_has_a_row_and_says_what_is_missing(tmp_path, capsys):
     )
 
 
+def test_the_reason_of_a_miss_has_the_numbers_of_the_run():
+    target = report.Target("a", 1.0, "node/x", "{node/ms | all} ms of {node/frame}, {node/gone}")
+    row = target.row({"node": {"x": 2.0, "ms / all": {"median": 1.234}, "frame": 5.0}})
+    assert "missed by 100%" in row and "1.23 ms of 5.00, ?" in row
+    assert "?" not in target.row({"node": {"x": 0.5}})
+
+
 def test_bad_options(tmp_path, capsys):
     assert main(["bench", "--seconds", "0", "--out", str(tmp_path)]) == 2
     assert "must be above 0" in capsys.readouterr().err

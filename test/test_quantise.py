@@ -36,6 +36,13 @@ def test_the_network_is_in_8_bits_and_the_probabilities_are_not(files):
         assert names and (names & in_8_bits) == (names if expected else set()), part
 
 
+def test_activations_are_in_8_bits(files):
+    graph = onnx.load(files[1]).graph
+    quantised = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    cuts = [node for node in graph.node if node.op_type in ("Clip", "Relu") and "/backbone/" in node.name]
+    assert cuts and all(node.output[0] in quantised for node in cuts)
+
+
 def test_the_runtime_takes_it_and_it_says_nearly_the_same(files):
     full, small = (PoseModel(path) for path in files)
     assert (small.info.precision, small.info.name, small.info.metrics) == ("int8", "small_int8", {})

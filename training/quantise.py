@@ -24,7 +24,10 @@ from probpose_ros.model_info import DetectorInfo, PoseInfo
 from probpose_training.coco import CocoKeypoints, read_image
 from probpose_training.export import write_model
 
-QUANTISED = ("Conv", "MatMul", "Gemm")
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+# Between two products in 8 bits the activation is in 8 bits as well: it costs nothing then, and what it cuts off takes
+# no part of the 256 steps.
+ACTIVATIONS = ("Clip", "Relu")
 # Parts of the graph by the names of the torch modules: probabilities are made there, at a thousandth of the work.
 KEPT = ("/maps/", "/decode/", "/final_layer/", "/scalars/", "/outer_layers/")
 IMAGES = 200  # are enough: the largest activations are found early
@@ -41,7 +44,8 @@ def quantise(path: Path | str, info: PoseInfo | DetectorInfo, examples: np.ndarr
     constants = {tensor.name for tensor in model.graph.initializer}
     chosen = [
         node.name for node in model.graph.node
-        if node.op_type in QUANTISED and node.input[1] in constants and not any(part in node.name for part in KEPT)
+        if (node.op_type in ACTIVATIONS or (node.op_type in PRODUCTS and node.input[1] in constants))
+        and not any(part in node.name for part in KEPT)
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
@@ -52,6 +56,7 @@ def quantise(path: Path | str, info: PoseInfo | DetectorInfo, examples: np.ndarr
         try:
             quantize_static(
                 source, result, _Reader(examples), quant_format=QuantFormat.QDQ, nodes_to_quantize=chosen,
+                op_types_to_quantize=[*PRODUCTS, *ACTIVATIONS],
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
             )  # fmt: skip
         finally:

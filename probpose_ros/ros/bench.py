@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rclpy
@@ -74,6 +74,15 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(result), flush=True)
     rclpy.try_shutdown()
     os._exit(0)  # threads that still spin would make an end of their own
+
+
+class Answer(NamedTuple):
+    """Of a result, in ms: when it came, how old the image was then and when the node sent it, and how long it took."""
+
+    arrived: float
+    age: float
+    age_sent: float
+    processing: float
 
 
 class Spinning:
@@ -146,10 +155,10 @@ def _node(args: argparse.Namespace) -> dict[str, Any]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         client = Spinning("bench_client")
-        answers: list[tuple[float, PersonPoseArray]] = []
+        answers: list[Answer] = []
 
-        def on_result(msg: PersonPoseArray) -> None:
-            answers.append((age_ms(msg), msg))
+        def on_result(msg: PersonPoseArray) -> None:  # keeps no message: the garbage collector would stop for them
+            answers.append(Answer(1e3 * time.monotonic(), age_ms(msg), msg.age_ms, msg.processing_ms))
 
         client.node.create_subscription(PersonPoseArray, "keypoints", on_result, 10)
         publisher = client.node.create_publisher(Image, "image", 1)
@@ -160,7 +169,11 @@ def _node(args: argparse.Namespace) -> dict[str, Any]:
         overload = _overload(args.seconds, publisher, pixels, answers, frame["answer_ms"])
     finally:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            print("bench: the node did not end within 10 s of SIGTERM", file=sys.stderr)
+            process.kill()
     return {"frame": frame, "overload": overload, "result": _result(args.seconds, client.node, pixels, boxes, pipeline)}
 
 
@@ -181,7 +194,7 @@ def _beside_the_networks(
         publisher.publish(image_of(pixels))
         until(lambda: answers, "an answer")
         whole.append(1e3 * (time.perf_counter() - start))
-        node.append(answers[0][1].processing_ms)
+        node.append(answers[0].processing)
         start = time.perf_counter()
         pipeline.detector.session.run(canvas)
         if len(crops):
@@ -206,16 +219,18 @@ def _overload(
         sent += 1
         time.sleep(period)
     time.sleep(0.3)
-    ages = [age for age, _ in answers[2:]]
-    stamps = [age_ms(msg) for _, msg in answers[2:]]
-    arrived = np.array(stamps) - np.array(ages)  # ms before now
-    if len(ages) < 3:
+    kept = answers[2:]
+    if len(kept) < 3:
         return {"skipped": f"only {len(answers)} of {sent} images were answered"}
-    frame_ms = float(np.median(-np.diff(arrived)))
+    frame_ms = float(np.median(np.diff([answer.arrived for answer in kept])))
+    ages, sent_ages = ([getattr(answer, name) for answer in kept] for name in ("age", "age_sent"))
+    percentiles = {
+        name: dict(zip(("p50", "p99", "max"), np.percentile(values, [50, 99, 100]).tolist()))
+        for name, values in (("age_ms", ages), ("age_ms when sent", sent_ages))
+    }
     return {
-        "sent": sent, "answered": len(answers), "frame_ms": frame_ms,
-        "age_ms": dict(zip(("p50", "p99", "max"), np.percentile(ages, [50, 99, 100]).tolist())),
-        "p99 age / frame": float(np.percentile(ages, 99) / frame_ms),
+        "sent": sent, "answered": len(answers), "frame_ms": frame_ms, **percentiles,
+        "p99 age / frame": percentiles["age_ms"]["p99"] / frame_ms,
     }  # fmt: skip
 
 
