@@ -273,6 +273,12 @@ def test_report_says_everything(samples, likelihoods, capsys):
     page = markdown(report, 0.95)
     for word in ("conformal ellipse", "simultaneous regions", "exactly 0", "3688 photographs", "ankle", "area / ball"):
         assert word in page
+    presence = report["presence"]
+    for shares in presence["states"].values():
+        assert sum(shares.values()) == pytest.approx(1)
+    # 3825 keypoints in CAL, about four in five of them in the window: enough for one in a thousand.
+    assert presence["reshuffles_that_can_call_out"] == 1
+    assert presence["states"]["in"]["OUT"] == presence["called_out_given_present"]
     ours, ball = report["methods"]["ours"]["0.95"], report["methods"]["conformal ball"]["0.95"]
     assert ours["coverage"] == pytest.approx(0.95, abs=0.02) and ball["coverage"] == pytest.approx(0.95, abs=0.02)
     assert ours["mean_area_per_box"] < ball["mean_area_per_box"]

@@ -99,11 +99,17 @@ def markdown(report: dict[str, Any], level: float) -> str:
         f"keypoints were independent, {presence['called_out_upper_bound_photographs']:.1%} with one keypoint of each "
         f"of {presence['photographs']} photographs; {presence['photographs_for_bound']} photographs without such a "
         f"case would show {presence['drop']:g}. Called IN though out: {presence['called_in_given_absent']:.1%}, "
-        f"nominal {presence['alpha']:.1%}.",
+        f"nominal {presence['alpha']:.1%}. Of the joints in the window {_states(presence['states']['in'])}; of those "
+        f"out of it {_states(presence['states']['out'])}. Enough examples to call anything OUT were in "
+        f"{presence['reshuffles_that_can_call_out']:.0%} of the reshuffles; the file is made from more.",
     ]  # fmt: skip
     if report["unsupported"]:
         lines += ["", "Too little data in the file for:", "", *(f"- {line}" for line in report["unsupported"])]
     return "\n".join(lines)
+
+
+def _states(shares: dict[str, float]) -> str:
+    return ", ".join(f"{share:.1%} are {name}" for name, share in shares.items() if share)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -202,16 +202,16 @@ class _PresenceTotal:
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.figures: list[dict[str, float]] = []
-        self.called_out = self.missed = self.inside = self.outside = 0
+        self.states = np.zeros((2, len(KeypointState)), int)  # of keypoints in and out of the window
+        self.enough = 0  # reshuffles with enough examples in CAL to call anything OUT
 
     def add(self, part: np.ndarray, calibration: Calibration) -> None:
         test = part[self.samples.photograph] == TEST
         present, raw = self.samples.present[test], self.samples.presence[test]
         states, probability = calibration.presence.states(raw), calibration.presence.reliability(raw)
-        self.called_out += int((states[present] == KeypointState.OUT).sum())
-        self.missed += int((states[~present] == KeypointState.IN).sum())
-        self.inside += int(present.sum())
-        self.outside += int((~present).sum())
+        for counts, where in zip(self.states, (present, ~present), strict=True):
+            counts += np.bincount(states[where], minlength=len(counts))
+        self.enough += 1 <= calibration.presence.drop * (len(calibration.presence.in_scores) + 1)
         p = np.clip(probability, 1e-6, 1 - 1e-6)
         self.figures.append({
             "auroc": binary.auroc(present, raw), "brier": binary.brier(present, probability),
@@ -221,12 +221,13 @@ class _PresenceTotal:
             "ece_of_perfect_calibration": binary.chance_error(probability, draws=20),
         })  # fmt: skip
 
-    def table(self, settings: Settings) -> dict[str, float]:
+    def table(self, settings: Settings) -> dict[str, Any]:
         means = {name: float(np.nanmean([row[name] for row in self.figures])) for name in self.figures[0]}
         inside = self.samples.present
         n_in, n_out = int(inside.sum()), int((~inside).sum())
         photographs = len(np.unique(self.samples.photograph[inside]))
-        rate = self.called_out / max(self.inside, 1)
+        called = self.states / np.maximum(self.states.sum(axis=1, keepdims=True), 1)
+        rate = float(called[0, KeypointState.OUT])
         return {
             **means, "in": n_in, "out": n_out, "alpha": settings.alpha, "drop": settings.drop,
             "called_out_given_present": rate,
@@ -235,7 +236,12 @@ class _PresenceTotal:
             "called_out_upper_bound_photographs": clopper_pearson(round(rate * photographs), photographs)[1],
             "photographs": photographs,
             "photographs_for_bound": enough_for(settings.drop) if settings.drop else 0,
-            "called_in_given_absent": self.missed / max(self.outside, 1),
+            "called_in_given_absent": float(called[1, KeypointState.IN]),
+            "reshuffles_that_can_call_out": self.enough / len(self.figures),
+            "states": {
+                where: {state.name: float(share) for state, share in zip(KeypointState, shares, strict=True)}
+                for where, shares in zip(("in", "out"), called, strict=True)
+            },
         }  # fmt: skip
 
 
@@ -382,8 +388,10 @@ def print_report(report: dict[str, Any]) -> None:
         f"  called OUT though in: {p['called_out_given_present']:.2%} (bound {p['called_out_upper_bound']:.2%} if "
         f"keypoints were independent; {p['called_out_upper_bound_photographs']:.1%} with one of each of "
         f"{p['photographs']} photographs; {p['photographs_for_bound']} photographs without one would show "
-        f"{p['drop']:g})\n"
+        f"{p['drop']:g}; with {p['reshuffles_that_can_call_out']:.0%} of the reshuffles it is possible)\n"
         f"  called IN though out: {p['called_in_given_absent']:.1%} (nominal {p['alpha']:g})"
     )
+    for where, shares in p["states"].items():
+        print(f"  states of joints {where}: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
     before, after = report["quality_error"]
     print(f"quality against the true OKS: calibration error {before:.4f} -> {after:.4f}")
