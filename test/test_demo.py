@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_models import person_image
 
-from probpose_ros.bags import IMAGES, PEOPLE, STORAGES, BagReader
+from probpose_ros.bags import IMAGES, PEOPLE, BagReader
 from probpose_ros.demo import DemoError, plan, stop, supervise
 from probpose_ros.transport import MALLOC, transport_environment
 from probpose_ros.virtual_camera import VirtualCamera, camera_matrix
@@ -56,19 +56,18 @@ def test_from_end_to_end(options: list[str], tmp_path: Path, tiny_detector_model
 
 @pytest.mark.ros
 @pytest.mark.skipif(not HAS_ROS, reason=REASON)
-@pytest.mark.parametrize("storage", STORAGES)
-def test_with_a_bag(storage: str, tmp_path: Path, tiny_detector_model: Any, tiny_pose_model: Any) -> None:
+def test_with_a_bag(tmp_path: Path, tiny_detector_model: Any, tiny_pose_model: Any) -> None:
     """What the demo records can be read again, without ROS; and a second demo does not overwrite it."""
     pytest.importorskip("rosbags", reason="needs the library rosbags")
     options = ["--frames", "5", "--model", str(tiny_pose_model), "--detector", str(tiny_detector_model)]
-    done = demo(tmp_path, *options, "--bag", storage)
+    done = demo(tmp_path, *options, "--bag", "mcap")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (tmp_path / "demo.jsonl").read_text(encoding="utf-8").splitlines()
     with BagReader(tmp_path / "bag", IMAGES) as images, BagReader(tmp_path / "bag", (PEOPLE,)) as people:
         assert (images.topic, images.length) == ("/probpose/image", 5)
         assert (people.topic, people.length) == ("/probpose/keypoints", len(lines))
         assert [len(msg.people) for _, msg in people] == [len(json.loads(line)["people"]) for line in lines]
-    done = demo(tmp_path, *options, "--bag", storage)
+    done = demo(tmp_path, *options, "--bag", "mcap")
     assert done.returncode == 1 and "exists already" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
