@@ -27,16 +27,18 @@ def test_every_finding_has_its_fix_where_nothing_is_installed(monkeypatch: pytes
     for finding in findings:
         assert finding.found and finding.fix, finding
     assert {finding.name for finding in findings if finding.needed} == {
-        "numpy", "cv2", "onnxruntime", "tqdm", "detector", "pose model"
+        "numpy", "cv2", "onnxruntime", "scipy", "tqdm", "detector", "pose model"
     }  # fmt: skip
 
 
 def test_too_old_a_library_and_too_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = {"numpy": "1.19.5", "cv2": "4.5.4"}
+    versions = {"numpy": "1.19.5", "cv2": "4.5.4", "scipy": "1.8.0"}
     monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(__version__=versions[name]))
     old = doctor._module("numpy", *doctor.MODULES["numpy"])
     assert not old.ok and "1.19.5: older than 1.21" in old.found and old.fix == "pip install --upgrade numpy"
     assert doctor._module("cv2", *doctor.MODULES["cv2"]).ok
+    scipy = doctor._module("scipy", *doctor.MODULES["scipy"])  # Humble's: enough for the node
+    assert not scipy.ok and not scipy.needed and "1.8.0: older than 1.12, which probpose calibrate needs" in scipy.found
     small = doctor._shared_memory(64 * 2**20)
     assert not small.ok and "64 MiB" in small.found and "--shm-size" in small.fix
     assert doctor._shared_memory(2**30).ok

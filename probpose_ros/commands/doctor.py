@@ -40,11 +40,11 @@ MODULES: dict[str, tuple[str, str, bool]] = {
     "onnxruntime": ("networks on the CPU", "pip install onnxruntime", True),
     "yaml": ("configuration files", "pip install pyyaml, or apt install python3-yaml", False),
     "tqdm": ("progress bars", "pip install tqdm, or apt install python3-tqdm", True),
+    "scipy": ("ids of people over time", "pip install scipy, or apt install python3-scipy", True),
     "imageio_ffmpeg": ("MP4 that browsers play", "pip install imageio-ffmpeg", False),
     "rosbags": ("ROS 2 bags without ROS", "pip install rosbags", False),
     "torch": ("training and export", TRAINING, False),
     "onnx": ("training and export", TRAINING, False),
-    "scipy": ("calibrating", TRAINING, False),
     "lightning_fabric": ("training", TRAINING, False),
     "pycocotools": ("evaluating", TRAINING, False),
     "jinja2": ("reports", TRAINING, False),
@@ -62,8 +62,12 @@ MODULES: dict[str, tuple[str, str, bool]] = {
     "vision_msgs.msg": ("the topic detections", "sudo apt install ros-$ROS_DISTRO-vision-msgs", False),
     "hri_msgs.msg": ("the topics of REP-155", "sudo apt install ros-$ROS_DISTRO-hri-msgs", False),
 }  # fmt: skip
-OLDEST = {"numpy": (1, 21), "cv2": (4, 5)}
-PACKAGE = {"numpy": "numpy", "cv2": "opencv-python-headless"}
+# module -> (oldest version, its package on PyPI, the command that needs it; the runtime itself where that is empty)
+OLDEST = {
+    "numpy": ((1, 21), "numpy", ""),
+    "cv2": ((4, 5), "opencv-python-headless", ""),
+    "scipy": ((1, 12), "scipy", "probpose calibrate"),
+}
 SHARED_MEMORY = 256 * 2**20  # a few processes with the segments of config/fastdds_shm.xml
 
 
@@ -107,11 +111,10 @@ def _module(module: str, purpose: str, fix: str, needed: bool) -> Finding:
         what = "not installed" if absent else f"{type(error).__name__}: {_first_line(error)}"
         return Finding(module, False, f"for {purpose}; {what}", fix, needed)
     found = str(getattr(loaded, "__version__", "installed"))
-    if module in OLDEST and _version(found) < OLDEST[module]:
-        oldest = ".".join(map(str, OLDEST[module]))
-        return Finding(
-            module, False, f"{found}: older than {oldest}", f"pip install --upgrade {PACKAGE[module]}", needed
-        )
+    oldest, package, user = OLDEST.get(module, ((), "", ""))
+    if _version(found) < oldest:
+        told = f"{found}: older than {'.'.join(map(str, oldest))}" + (f", which {user} needs" if user else "")
+        return Finding(module, False, told, f"pip install --upgrade {package}", needed and not user)
     if module == "onnxruntime":
         found += f" ({', '.join(loaded.get_available_providers())})"
     if module == "torch":
