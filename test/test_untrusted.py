@@ -56,7 +56,9 @@ def external(path: Path, where: str = "initializer", location: str = "weights.bi
         yes = numpy_helper.from_array(np.array(True), "yes")
         nodes, initializers = [helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)], [yes]
     graph = helper.make_graph(nodes, "g", info[:1], info[1:], initializers)
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString())
+    # The newest onnxruntime for Python 3.10 does not know the newest onnx's version of the format.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
     return path
 
 
