@@ -47,7 +47,14 @@ def test_picture(tiny, picture, tmp_path, capsys):
     assert len(frame["people"]) == 2 and frame["header"]["frame_id"] == "two.png" and frame["model"] == "tiny_pose"
     overlay = cv2.imread(str(tmp_path / "out/two.png"))
     assert overlay.shape == (240, 320, 3) and (overlay != cv2.imread(str(picture))).any()
-    assert "1 images, 2 people" in capsys.readouterr().out
+    assert "images 1, people 2" in capsys.readouterr().out
+
+
+def test_nobody_is_said_with_what_to_try(tiny, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "dark.png"), np.zeros((50, 60, 3), np.uint8))
+    assert call("run", tmp_path / "dark.png", "--out", tmp_path / "out", *tiny, "--detector-threshold", "0.3") == 0
+    said = capsys.readouterr()
+    assert "images 1, people 0" in said.out and "nobody scored 0.3 or more: a lower --detector-threshold" in said.err
 
 
 def test_folder_and_margin(tiny, picture, tmp_path):

@@ -127,12 +127,13 @@ def run(args: argparse.Namespace) -> int:
             if count == args.max_frames:
                 break
     if not args.json:
-        print(f"{count} images, {people} people -> {out}")
+        print(f"images {count}, people {people} -> {out}")
+        if count and not people:
+            lower = "a lower --detector-threshold finds more, also what is no person"
+            print(f"nobody scored {config.detector_threshold:g} or more: {lower}", file=sys.stderr)
     if source.skipped:
         shown = "; ".join(source.skipped[:3]) + ("; ..." if len(source.skipped) > 3 else "")
         print(f"probpose: {len(source.skipped)} images were skipped: {shown}", file=sys.stderr)
-    if pipeline.calibration_error:
-        print(f"probpose: not calibrated, every region is valid: false: {pipeline.calibration_error}", file=sys.stderr)
     return int(bool(source.skipped or pipeline.calibration_error))
 
 
