@@ -27,7 +27,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--out", type=Path, default=Path("bench/results"), metavar="DIR",
         help="gets bench.json, bench.md and bench.png (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        metavar="PART",
+        help=f"of {', '.join(PARTS)} (default: all)",
+    )
     parser.add_argument("--seconds", type=float, default=12.0, help="of each group of cases (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=1000, help="1080p images to send (default: %(default)s)")
     parser.add_argument("--model", default=defaults.model, help="pose model (default: %(default)s)")

@@ -20,9 +20,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
     parser.add_argument("--out", required=True, metavar="DIR", help="gets annotations.json and images/")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same set (default: %(default)s)")
-    parser.add_argument("--crops", type=int, metavar="N", help="cropped copies of an image at most")
+    parser.add_argument("--crops", type=int, metavar="N", help="cropped copies of an image at most (default: a few)")
     parser.add_argument(
-        "--kept", type=float, nargs=2, metavar=("LOW", "HIGH"), help="share of the person's box kept per side"
+        "--kept",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="share of the person's box kept per side, from 0 to 1 (default: near the paper's CropCOCO)",
     )
     parser.set_defaults(run=run)
 
