@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +34,12 @@ collect_ignore = [file.name for file in sorted(Path(__file__).parent.glob("test_
 
 def pytest_report_header() -> str:
     return f"without {', '.join(_missing)}: {len(collect_ignore)} test files are left out" if _missing else ""
+
+
+@pytest.fixture(autouse=True)
+def loggers_that_are_heard() -> None:
+    """ROS's launch, once it is imported, makes every new logger one that caplog does not hear."""
+    logging.setLoggerClass(logging.Logger)
 
 
 @pytest.fixture(scope="session")
