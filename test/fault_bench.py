@@ -249,6 +249,8 @@ class FaultBench:
             self.process.wait()
         rclpy.try_shutdown(context=self.context)
         self._thread.join()
+        self.executor.shutdown()
+        self.client.destroy_node()  # now, and not when the garbage collector comes, beside the threads of another bench
 
 
 @dataclass

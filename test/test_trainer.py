@@ -102,6 +102,9 @@ def test_recipe_errors_name_the_key(tmp_path):
         build(TrainConfig, {"epoch": 3}, "train")
     with pytest.raises(ValueError, match=r"train.epochs = 'many': must be int"):
         build(TrainConfig, {"epochs": "many"}, "train")
+    assert build(TrainConfig, {"learning_rate": "7e-4"}, "train").learning_rate == 7e-4  # text, for YAML 1.1
+    with pytest.raises(ValueError, match=r"train.learning_rate = 'fast': must be a number"):
+        build(TrainConfig, {"learning_rate": "fast"}, "train")
     with pytest.raises(ValueError, match="must be key=value"):
         load(path, ["train.epochs"])
     with pytest.raises(ValueError, match="schedule must be cosine or step"):

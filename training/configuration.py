@@ -50,8 +50,11 @@ def build(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
             values[name] = tuple(value)
         elif typing.get_origin(hint) is tuple and not isinstance(value, tuple):
             raise ValueError(f"{where}.{name} = {value!r}: must be a list")
-        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-            values[name] = float(value)
+        elif hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+            try:
+                values[name] = float(value)  # YAML 1.1 reads 7e-4, without a point, as text
+            except ValueError:
+                raise ValueError(f"{where}.{name} = {value!r}: must be a number") from None
         elif hint in (int, float, bool, str) and type(value) is not hint:
             raise ValueError(f"{where}.{name} = {value!r}: must be {hint.__name__}")
     return cls(**values)
