@@ -17,6 +17,7 @@ pytestmark = pytest.mark.ros
 from std_msgs.msg import Header  # noqa: E402
 from test_ros_convert import some_result  # noqa: E402
 
+from probpose_msgs.msg import PersonPoseArray  # noqa: E402
 from probpose_ros.ros import foxglove  # noqa: E402
 from probpose_ros.types import FrameResult, FrameState, KeypointState, Person  # noqa: E402
 
@@ -79,17 +80,34 @@ def test_a_joint_that_is_out_or_has_no_place_is_not_drawn() -> None:
     assert foxglove.image_annotations(nothing, [], Header(), 0.5).points == []
 
 
+# What the panels read, by the sources of the open fork Lichtblick and the layouts of foxglove-sdk; others are ignored.
+PANEL_KEYS = {
+    "Image": {"imageMode", "topics", "followMode"},
+    "3D": {"cameraState", "followMode", "topics"},
+    "Plot": {
+        "paths", "isSynced", "xAxisVal", "showXAxisLabels", "showYAxisLabels", "showLegend", "legendDisplay"
+    },
+    "DiagnosticSummary": {"topicToRender", "minLevel", "pinnedIds", "hardwareIdFilter", "sortByLevel"},
+}  # fmt: skip
+
+
 def test_layout_shows_the_nodes_topics() -> None:
     layout = json.loads((ROOT / "config/foxglove_layout.json").read_text())
     panels = layout["configById"]
     image = next(config["imageMode"] for name, config in panels.items() if name.startswith("Image!"))
-    assert (image["imageTopic"], image["calibrationTopic"]) == ("/probpose/image", "/probpose/camera_info")
+    assert image["imageTopic"] == "/probpose/image"
+    assert "calibrationTopic" not in image, "while such a topic is silent, Foxglove shows no image either"
     assert image["annotations"] == {"/probpose/annotations": {"visible": True}}
 
     def leaves(node: object) -> set[str]:
         return leaves(node["first"]) | leaves(node["second"]) if isinstance(node, dict) else {str(node)}
 
     assert leaves(layout["layout"]) == set(panels), "every panel is placed, and has a configuration"
+    assert {name.partition("!")[0] for name in panels} == set(PANEL_KEYS)
+    assert all(set(config) <= PANEL_KEYS[name.partition("!")[0]] for name, config in panels.items())
+    paths = {path["value"] for name, config in panels.items() for path in config.get("paths", [])}
+    fields = {f"/probpose/keypoints.{field}" for field in PersonPoseArray.get_fields_and_field_types()}
+    assert paths and paths <= fields
 
 
 def test_the_node_publishes_them(tiny_detector_model: Path, tiny_pose_model: Path) -> None:
