@@ -190,6 +190,9 @@ def test_the_workflows_call_what_is_there() -> None:
     pythons = {python for python, _ in matrix.ROWS.values()}
     assert set(re.findall(r'"(3\.\d+)"', text)) <= pythons and "[humble, jazzy]" in text
     assert set(re.findall(r"row: (\w+)", text)) <= set(matrix.ROWS)
+    for file in (ROOT / ".github/workflows").glob("*.yml"):
+        pushed = yaml.safe_load(file.read_text())[True]["push"]  # YAML 1.1 reads "on" as true
+        assert pushed == {"branches": ["main"], "tags": ["[0-9]+.[0-9]+.[0-9]+"]}, "docs/release.md: tags are tested"
 
 
 def test_package_xml_names_only_what_rosdep_knows() -> None:
