@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[1]
 DOMAIN = random.randint(1, 100)
 
 
-def start(*arguments: str) -> subprocess.Popen:
+def start(*arguments: str, command: tuple[str, ...] = ("-m", "probpose_ros.ros.node")) -> subprocess.Popen:
     environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-m", "probpose_ros.ros.node", "--ros-args", *arguments],
+        [sys.executable, *command, "--ros-args", *arguments],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
 
@@ -53,6 +53,24 @@ def test_ends_cleanly_within_a_second(number: int, twice: bool, tiny_detector_mo
         node.wait()
     assert node.returncode == 0 and "Traceback" not in rest, rest
     assert took < 1.0
+
+
+def test_ends_when_the_executor_learns_of_the_signal_before_the_context_does(
+    tiny_detector_model: Any, tiny_pose_model: Any
+) -> None:
+    """rclpy wakes the executor and invalidates the context afterwards; here the executor never learns of that."""
+    late = "import rclpy.context; rclpy.context.Context.ok = lambda self: True; rclpy.ok = lambda **_: True; "
+    arguments = ("-p", f"detector:={tiny_detector_model}", "-p", f"model:={tiny_pose_model}")
+    node = start(*arguments, command=("-c", late + "from probpose_ros.ros.node import main; main()"))
+    try:
+        while "ready" not in (line := node.stderr.readline()):
+            assert line
+        node.send_signal(signal.SIGTERM)
+        node.communicate(timeout=10)
+    finally:
+        node.kill()
+        node.wait()
+    assert node.returncode == 0
 
 
 @pytest.mark.parametrize(

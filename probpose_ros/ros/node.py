@@ -241,7 +241,12 @@ def run(args: list[str] | None = None) -> int:
         os.environ.update(transport_environment())
         words = sys.argv if args is None else args
         argparse.ArgumentParser("pose_node", description=HELP).parse_args(remove_ros_args(words)[1:])
+        # As SIGINT. On SIGTERM rclpy wakes the executor first and invalidates the context then: if that comes a moment
+        # too late, the executor waits again, for good (once in 100 times on a busy machine).
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         rclpy.init(args=args)
+    except KeyboardInterrupt:
+        return 0
     except RuntimeError as error:  # a params file that is missing or no YAML, a malformed --ros-args
         print(f"pose_node: error: {error}", file=sys.stderr)
         return 1
@@ -264,7 +269,8 @@ def run(args: list[str] | None = None) -> int:
         if rclpy.ok():
             raise
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C (launch sends one too) must not cut the clean-up
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one (launch sends one too) must not cut the clean-up
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.on_shutdown()
             node.destroy_node()
