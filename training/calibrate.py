@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+from scipy.optimize import isotonic_regression, minimize
 from scipy.stats import beta
 
 from probpose_ros.calibration import KINDS, QUALITY_BINS, Calibration, Group, Knots, Presence, Subject, quality_bin
@@ -26,13 +26,12 @@ FAMILIES = ({"nose", "eye", "ear"}, {"shoulder", "elbow", "wrist"}, {"hip", "kne
 DIVIDE = 5  # a joint type with so many times the least keypoints in every quality bin has thresholds for each bin
 CHUNK = 256  # maps in hand at a time
 
-# What maximum likelihood chooses from; the weights mirror and tail are found by expectation maximisation.
+# What maximum likelihood chooses from, and the least weight of each part, so that no cell of a predictive map is 0.
 SCALES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
-LEAST = 1e-3  # weight of the tail, so that no cell of a predictive map is 0, and of the own map
-EM_STEPS = 60
-# A joint type's weights are found as if that many more keypoints of its quality bin had the weights of the whole bin.
-PRIOR_KEYPOINTS = 30
-START = np.array([0.8, 0.05, 0.15])  # own map, mirrored, tail
+LEAST = 1e-3
+START = np.log([0.8, 0.05, 0.15])  # own map, mirrored, tail
+# How strongly the log-odds of a mixture are held at START, and those of a joint type or quality bin at the others'.
+HOLD_START, HOLD_TOGETHER = 0.5, 8.0
 
 
 @dataclass(frozen=True)
@@ -85,40 +84,53 @@ class Likelihoods:
     def fit(self, rows: np.ndarray, types: np.ndarray, bins: np.ndarray) -> tuple[tuple[Mixture, ...], ...]:
         """Mixtures by joint type and quality bin, of highest likelihood.
 
-        A scale is common to a bin; few keypoints of a joint type move its weights a little only.
+        The log-odds of the weights are a joint type's term plus a bin's, so that few keypoints are enough: nine joint
+        types in four bins are 36 mixtures, most with a handful of keypoints each. All have the same scale.
 
         Args:
             rows: the keypoints to fit. types, bins: (rows,) theirs.
         """
-        mixtures = np.empty((len(JOINT_TYPES), QUALITY_BINS), object)
-        for b in range(QUALITY_BINS):
-            its = rows[bins == b]
-            weights, likelihood = maximise(self.parts[..., its if len(its) >= PRIOR_KEYPOINTS else rows], START, 0)
-            i = int(likelihood.argmax())
-            for t in range(len(JOINT_TYPES)):
-                its = rows[(types == t) & (bins == b)]
-                (_, mirror, tail), _ = maximise(self.parts[i][:, its], weights[i], PRIOR_KEYPOINTS)
-                mixtures[t, b] = Mixture(round(float(mirror), 6), round(float(tail), 6), SCALES[i])
-        return tuple(map(tuple, mixtures))
+        one = np.ones((len(rows), 1))
+        features = np.hstack([one, np.eye(len(JOINT_TYPES))[types], np.eye(QUALITY_BINS)[bins]])
+        fits = [log_linear(parts[:, rows].T, features) for parts in self.parts]
+        best = int(np.argmin([loss for _, loss in fits]))
+        start, of_type, of_bin = np.split(fits[best][0], [1, 1 + len(JOINT_TYPES)])
+        weights = softmax(start + of_type[:, None] + of_bin).round(6)
+        return tuple(
+            tuple(Mixture(float(mirror), float(tail), SCALES[best]) for _, mirror, tail in row) for row in weights
+        )
 
 
-def maximise(parts: np.ndarray, prior: np.ndarray, worth: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (..., 3) of highest likelihood, and that mean log-likelihood (...), by expectation maximisation.
+def log_linear(parts: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coefficients (F, 3) of the features in the log-odds of a mixture's weights, of highest likelihood; its loss.
 
     Args:
-        parts: (..., 3, n) densities. prior: (..., 3) weights of ``worth`` more samples, and the start.
+        parts: (n, 3) densities of the samples under each part. features: (n, F), the first of them 1.
     """
-    n = parts.shape[-1]
-    weights = np.broadcast_to(prior, parts.shape[:-1])
-    if n == 0:
-        return weights, np.zeros(parts.shape[:-2])
-    for _ in range(EM_STEPS):
-        joint = weights[..., None] * parts
-        share = joint / np.maximum(joint.sum(axis=-2, keepdims=True), 1e-30)
-        weights = (share.sum(axis=-1) + worth * prior) / (n + worth)
-        weights[..., [0, 2]] = np.maximum(weights[..., [0, 2]], LEAST)
-        weights /= weights.sum(axis=-1, keepdims=True)
-    return weights, np.log(np.maximum((weights[..., None] * parts).sum(axis=-2), 1e-30)).mean(axis=-1)
+    hold = np.full((features.shape[1], 1), HOLD_TOGETHER)
+    hold[0] = HOLD_START
+    start = np.zeros((len(hold), 3))
+    start[0] = START
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        coefficients = values.reshape(start.shape)
+        weights = softmax(features @ coefficients)
+        density = (weights * parts).sum(axis=1, keepdims=True) + 1e-30
+        free = weights - LEAST  # what the log-odds move
+        slope = free * parts / density
+        slope -= free / (1 - 3 * LEAST) * slope.sum(axis=1, keepdims=True)
+        moved = coefficients - start
+        value = (hold * moved**2).sum() / 2 - np.log(density).sum()
+        return float(value), (hold * moved - features.T @ slope).ravel()
+
+    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B")
+    return found.x.reshape(start.shape), float(found.fun)
+
+
+def softmax(log_odds: np.ndarray) -> np.ndarray:
+    """Weights (..., 3), each at least LEAST."""
+    weights = np.exp(log_odds - log_odds.max(axis=-1, keepdims=True))
+    return LEAST + (1 - 3 * LEAST) * weights / weights.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def chunks(rows: np.ndarray) -> list[np.ndarray]:
