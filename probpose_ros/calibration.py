@@ -275,7 +275,8 @@ def parse(values: Any, sha256: str = "") -> Calibration:
     """A Calibration from a file's JSON content, every value checked."""
     if isinstance(values, dict) and values.get("format_version") != FORMAT_VERSION:
         raise CalibrationError(
-            f"format_version {_short(values.get('format_version'))}; this version reads {FORMAT_VERSION}"
+            f"format_version {_short(values.get('format_version'))}; this version reads {FORMAT_VERSION}: "
+            "make the file anew with probpose calibrate"
         )
     top = _object(
         values, "calibration", format_version=_whole(1), subject=_subject, kind=_one_of(*KINDS), delta=_share,

@@ -8,6 +8,7 @@ The module's docstring is the text of its ``--help``.
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": HelpFormatter, **options})
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Nothing unknown is let through: a command's mistake is told by the command, not with the usage of all."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            alike = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1)
+            hint = f"; did you mean {alike[0]}?" if alike else ""
+            told = f"not understood: {' '.join(unknown)}{hint} ({self.prog} --help shows what is)"
+            self.exit(2, f"{self.prog}: error: {told}\n")
+        return known, unknown
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status, 2 for a wrong input, told in one line."""
@@ -52,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.traceback:
             raise
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        if isinstance(error, FileExistsError) and error.filename:
+            told = f"{error.filename}: exists already; choose another name"
         print(f"probpose: error: {told}", file=sys.stderr)
         if isinstance(error, ImportError):  # a library that is missing, or too old
             print("`probpose doctor` shows what is missing and how to install it", file=sys.stderr)

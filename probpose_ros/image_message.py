@@ -108,13 +108,13 @@ def read_pixels(msg: Any) -> np.ndarray:
 
 def _decode(msg: Any) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)
-    size = compressed_size(data.tobytes())
+    content = data.tobytes()
+    size = compressed_size(content)
     most = min(MAX_PIXELS, MAX_RATIO * len(data))
     if size is None or not 0 < size[0] * size[1] <= most:
         what = "no JPEG or PNG" if size is None else f"{size[0]} x {size[1]} px, of which at most {most} are read"
         raise ImageError(f"compressed image of {len(data)} bytes, format {msg.format!r}: {what}")
-    # libjpeg fills the rest of a truncated picture with grey and calls it a success: look for the end marker.
-    truncated = data[:2].tobytes() == JPEG and b"\xff\xd9" not in data[-64:].tobytes()
+    truncated = truncated_jpeg(content)
     try:
         # The camera's matrix belongs to the image as it was sent: no turning by what EXIF says.
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -134,15 +134,31 @@ def compressed_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that a JPEG or PNG claims to have, before anything is decoded; None if it is neither."""
     if data.startswith(PNG):
         return (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) if len(data) >= 24 else None
-    if not data.startswith(JPEG):
-        return None
+    at = _frame_header(data)
+    return (
+        None
+        if at is None
+        else (int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big"))
+    )
+
+
+def truncated_jpeg(data: bytes) -> bool:
+    """Whether a JPEG breaks off: libjpeg fills the rest of the picture with grey and calls it a success."""
+    # Only the end marker behind the frame's header counts: thumbnails before it have their own, and behind the picture
+    # cameras append what they like.
+    at = _frame_header(data)
+    return at is not None and data.find(b"\xff\xd9", at) < 0
+
+
+def _frame_header(data: bytes) -> int | None:
+    """Where the marker of a JPEG's size stands; None if it is no JPEG, or ends before."""
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    while data.startswith(JPEG) and at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame: height, then width
-            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return at
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
             at += 2
         else:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from probpose_ros.bags import IMAGES, SUFFIXES, BagReader, is_bag
-from probpose_ros.image_message import ImageError, image_to_bgr
+from probpose_ros.image_message import ImageError, image_to_bgr, truncated_jpeg
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
@@ -66,8 +66,13 @@ def open_source(text: str | Path, topic: str | None = None) -> Source:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise SourceError(f"{text}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
+            images, bags = ", ".join(IMAGE_SUFFIXES), ", ".join(SUFFIXES)
+            raise SourceError(f"{text}: no images in this folder ({images}), and no bag ({bags})")
         return _pictures(files)
+    if "://" in text:
+        raise SourceError(
+            f"{text}: network streams are not read; record a file, or use a camera driver and the ROS node"
+        )
     if not path.is_file():
         raise SourceError(f"{text}: no such file, folder or camera index")
     if path.stat().st_size == 0:
@@ -77,13 +82,19 @@ def open_source(text: str | Path, topic: str | None = None) -> Source:
         read_image(path)  # fail now, with the reason, not at the first frame
         return _pictures([path])
     if suffix in VIDEO_SUFFIXES:
-        return _video(cv2.VideoCapture(str(path)), text, 25.0)
+        return _video(cv2.VideoCapture(str(path)), text, 25.0, "; convert it, say: ffmpeg -i IN OUT.mp4")
     kinds = f"image ({', '.join(IMAGE_SUFFIXES)}), video ({', '.join(VIDEO_SUFFIXES)}) or bag ({', '.join(SUFFIXES)})"
     raise SourceError(f"{text}: not an {kinds}")
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """(H, W, 3) uint8 BGR of an image file."""
+    try:
+        broken = truncated_jpeg(Path(path).read_bytes())
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read as an image ({error.strerror})") from None
+    if broken:
+        raise SourceError(f"{path}: breaks off, this JPEG has no end; copy or download it again")
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None or image.size == 0:
         raise SourceError(f"{path}: cannot be read as an image")
@@ -138,17 +149,17 @@ def _bag(path: Path, topic: str | None) -> Source:
 def _camera(index: int) -> Source:
     if sys.platform == "linux" and not Path(f"/dev/video{index}").exists():
         raise SourceError(f"camera {index}: there is no /dev/video{index}")
-    source = _video(cv2.VideoCapture(index), f"camera {index}", 30.0)
+    source = _video(cv2.VideoCapture(index), f"camera {index}", 30.0, "; another program may have it")
     # A camera's images are stamped when they arrive.
     return Source(((time.time(), image) for _, image in source), None, fps=source.fps)
 
 
-def _video(capture: cv2.VideoCapture, name: str, default_fps: float) -> Source:
+def _video(capture: cv2.VideoCapture, name: str, default_fps: float, remedy: str) -> Source:
     # The first frame is read here: some files open and then give nothing.
     ok, first = capture.read() if capture.isOpened() else (False, None)
     if not ok or first is None or first.size == 0:
         capture.release()
-        raise SourceError(f"{name}: cannot be opened, or gives no image")
+        raise SourceError(f"{name}: cannot be opened, or gives no image{remedy}")
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps < 1000 else default_fps  # NaN, 0 and 90000 are what containers without a rate report
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))

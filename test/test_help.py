@@ -70,6 +70,7 @@ def test_paragraphs_follow_the_width_and_examples_do_not(monkeypatch: pytest.Mon
     [
         (["run", "nothing.jpg"], "nothing.jpg: no such file, folder or camera index"),
         (["run", "{empty}"], "no images in this folder"),
+        (["export", "{model}", "--check", "tensorrt"], "cannot load it as an ONNX model"),
         (["train", "--config", "{recipe}"], "network.widths = 3: must be a list"),
         (["import-checkpoint", "{text}", "--out", "{empty}"], "not a file of plain tensors (torch cannot read it)"),
         (["export", "{text}", "--out", "a.onnx"], "pickled objects are never loaded"),
@@ -85,9 +86,39 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "recipe.yaml").write_text("task: pose\nnetwork: {widths: 3}\ndata: {root: .}\n")
     (tmp_path / "empty").mkdir()
-    places = {"text": tmp_path / "text.pth", "recipe": tmp_path / "recipe.yaml", "empty": tmp_path / "empty"}
+    (tmp_path / "model.onnx").write_text("hello")
+    files = {"text": "text.pth", "recipe": "recipe.yaml", "empty": "empty", "model": "model.onnx"}
+    places = {name: tmp_path / file for name, file in files.items()}
     assert main([word.format(**places) for word in words]) == 2
     error = capsys.readouterr().err
     if "`probpose doctor` shows what is missing" in error and told not in error:
         pytest.skip(error.splitlines()[0])  # training is not installed here
     assert error.startswith("probpose: error: ") and told in error and error.count("\n") == 1
+
+
+def test_an_existing_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import cv2
+    import numpy as np
+
+    cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "out").write_text("a file")
+    assert main(["run", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"probpose: error: {tmp_path / 'out'}: exists already; choose another name\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "photo.jpg", "--modle", "x"], "not understood: --modle x; did you mean --model? (probpose run --help"),
+        (["run", "a.jpg", "b.jpg"], "not understood: b.jpg (probpose run --help shows what is)"),
+        (["doctor", "--fix=all"], "not understood: --fix=all (probpose doctor --help shows what is)"),
+    ],
+)
+def test_what_a_command_does_not_know_is_told_by_the_command(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and told in error and error.startswith(f"probpose {words[0]}: error: ")
+    assert error.count("\n") == 1

@@ -50,6 +50,22 @@ def test_video_round_trip(tmp_path):
     np.testing.assert_allclose([image.mean() for image in images], 20 * np.arange(12), atol=6)
 
 
+def jpeg() -> bytes:
+    """With a whole thumbnail in its EXIF part, which a picture that breaks off has, too."""
+    picture, small = (cv2.imencode(".jpg", person_image((40, 40, 100, 200))[::step, ::step]) for step in (1, 8))
+    part = b"Exif\0\0" + small[1].tobytes()
+    data = picture[1].tobytes()
+    return data[:2] + b"\xff\xe1" + (len(part) + 2).to_bytes(2, "big") + part + data[2:]
+
+
+def test_what_a_camera_appends_to_a_picture_does_no_harm(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg() + b"a short film" * 99)
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    source = open_source(tmp_path)
+    assert len(list(source)) == 1
+    assert source.skipped == [f"{tmp_path / 'b.jpg'}: cannot be read as an image (No such file or directory)"]
+
+
 def test_gif(tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     frames = [image_module.fromarray(np.full((40, 60, 3), 80 * i, np.uint8)) for i in range(3)]
@@ -66,6 +82,8 @@ def write(path, content):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda folder: "rtsp://camera/1", "rtsp://camera/1: network streams are not read; record a file"),
+        (lambda folder: write(folder / "half.jpg", jpeg()[:-400]), "half.jpg: breaks off, this JPEG has no end"),
         (lambda folder: folder / "none.png", "none.png: no such file, folder or camera index"),
         (lambda folder: write(folder / "empty.png", b""), "empty.png: the file is empty"),
         (lambda folder: write(folder / "bad.jpg", b"\xff\xd8 no jpeg"), "bad.jpg: cannot be read as an image"),

@@ -15,6 +15,8 @@ import onnx
 import yaml
 from onnx import TensorProto, numpy_helper
 
+from probpose_ros.backends.onnx_file import check_onnx
+
 VERSIONS = ("8.6", "10.3", "10.13", "10.16", "11")  # In the field: Jetsons of JetPack 5, 6, 7.0, 7.2, and the newest.
 
 _TYPES = {
@@ -65,11 +67,13 @@ def check_tensorrt(model: onnx.ModelProto | Path | str, versions: tuple[str, ...
 
     Raises:
         ValueError: a version that the table does not have.
+        BackendError: no ONNX file.
     """
     for version in versions:
         if version not in VERSIONS:
             raise ValueError(f"TensorRT version {version!r}: the table has {', '.join(VERSIONS)}")
     if not isinstance(model, onnx.ModelProto):
+        check_onnx(Path(model))
         model = onnx.load(model)
     graph = _Graph(model)
     problems = []
