@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,29 @@ def test_commands_of_a_slow_page(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path)
 
 
+def broken_links(site: Path) -> list[str]:
+    """Of the pages as they were written: a page that includes another file has its links, from another folder."""
+    text = {page: page.read_text(encoding="utf-8") for page in sorted(site.rglob("*.html")) if page.name != "404.html"}
+    anchors = {page.resolve(): set(re.findall(r'\bid="?([^" >]+)', html)) for page, html in text.items()}
+    broken = []
+    for page, html in text.items():
+        for link in re.findall(r'\b(?:href|src)="?([^" >]+)', html):
+            path, _, anchor = unescape(link).partition("#")
+            if not re.match(r"[a-z]+:", link):
+                target = (page.parent / path.partition("?")[0] if path else page).resolve()
+                target = target / "index.html" if target.is_dir() else target
+                known = anchor in anchors.get(target, {anchor}) | {""}
+                if not target.is_file() or not known:
+                    broken.append(f"{page.name}: {link}")
+    return broken
+
+
+def test_a_broken_link_of_the_site_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text('<a href="b.html#there"> <a href="b.html#gone"> <a href="../b.html"> <a href=#x>')
+    (tmp_path / "b.html").write_text('<h2 id="there"> <img src="https://example.org/a.png"> <img src=none.png>')
+    assert broken_links(tmp_path) == ["a.html: b.html#gone", "a.html: ../b.html", "a.html: #x", "b.html: none.png"]
+
+
 def test_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     pytest.importorskip("zensical", reason="zensical is not installed (Python 3.11 or later: make docs)")
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)  # of a link it would take the target's folder, and build there
@@ -178,5 +202,6 @@ def test_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert pages <= {page.stem for page in (tmp_path / "out/site").glob("*.html")}
+    assert not broken_links(tmp_path / "out/site")
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     assert sorted(re.findall(r" (\w+)\.md$", navigation, re.M)) == sorted(pages), "every page once in the menu"
