@@ -50,3 +50,16 @@ def test_a_broken_library_is_not_called_absent(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(importlib, "import_module", broken)
     assert "libGL.so.1" in doctor._module("cv2", *doctor.MODULES["cv2"]).found
+
+
+def test_a_fix_is_what_can_be_typed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/somewhere/.venv")
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    assert doctor.here("PATH=/x:$PATH pip install a") == "PATH=/x:$PATH /somewhere/.venv/bin/pip install a"
+    assert doctor.here("sudo apt install ros-$ROS_DISTRO-a").endswith("setup.bash first)")
+    monkeypatch.setenv("VIRTUAL_ENV", "/somewhere/.venv")
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    for fix in ("pip install a", "sudo apt install ros-$ROS_DISTRO-a", "apt install python3-pip"):
+        assert doctor.here(fix) == fix

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib
+import os
 import platform
 import re
 import shutil
@@ -83,10 +84,19 @@ def run(args: argparse.Namespace) -> int:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"
         print(f"{mark:8}{finding.name:{width}}  {finding.found}")
         if not finding.ok:
-            print(f"{'':8}{'':{width}}  fix: {finding.fix}")
+            print(f"{'':8}{'':{width}}  fix: {here(finding.fix)}")
     broken = [finding.name for finding in findings if finding.needed and not finding.ok]
     print(f"the runtime cannot run: {', '.join(broken)}" if broken else "the runtime can run: probpose run photo.jpg")
     return 1 if broken else 0
+
+
+def here(fix: str) -> str:
+    """A fix as it is typed on this machine: the pip of this very Python, and this ROS."""
+    if sys.prefix != sys.base_prefix and os.environ.get("VIRTUAL_ENV") != sys.prefix:  # its pip is not first on PATH
+        fix = re.sub(r"\bpip install", f"{sys.prefix}/bin/pip install", fix)
+    if "$ROS_DISTRO" in fix and "ROS_DISTRO" not in os.environ:
+        fix += ", where ROS comes from apt (source /opt/ros/<distribution>/setup.bash first)"
+    return fix
 
 
 def examine() -> Iterator[Finding]:
