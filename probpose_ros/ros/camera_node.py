@@ -29,7 +29,7 @@ from probpose_ros.virtual_camera import VirtualCamera, camera_matrix
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="camera_node", description=__doc__.splitlines()[0])
-    parser.add_argument("--source", help="image, folder, video or camera index (default: the virtual camera)")
+    parser.add_argument("--source", help="image, folder, video, bag or camera index (default: the virtual camera)")
     parser.add_argument("--frames", type=int, help="stop after this many images (default: all there are)")
     parser.add_argument("--rate", type=float, default=15.0, help="images a second (default: %(default)s)")
     parser.add_argument("--subscribers", type=int, default=0, help="wait for this many subscribers first (default: 0)")
