@@ -29,7 +29,7 @@ class DemoError(RuntimeError):
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="probpose_ros.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--source", help="image, folder, video, bag or camera index (default: photographs of scikit-image)")
+    parser.add_argument("--source", help="image, folder, video, bag or camera index (default: photographs)")
     parser.add_argument("--frames", type=int, help="stop after this many images")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the results (default: %(default)s)")
     parser.add_argument("--model", default=DEFAULTS.model, help="pose model, name or path (default: %(default)s)")
