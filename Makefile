@@ -28,6 +28,8 @@ clean:
 	rm -rf .venv .venv-* .colcon
 
 .venv/.requirements: requirements/demo.txt requirements/ros.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and \
+		"Python %d.%d: must be 3.10 to 3.13; name another one: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 	$(PIP) -r requirements/demo.txt -r requirements/ros.txt
 	touch $@

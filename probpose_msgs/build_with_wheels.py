@@ -8,6 +8,7 @@ colcon installs into the environment itself, where the wheels keep their own mes
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -36,6 +37,13 @@ def use_own_paths() -> None:
             file.write_text(ours)
 
 
+def missing() -> list[str]:
+    """The Debian packages of what is not there."""
+    found = {tool: bool(shutil.which(tool)) for tool in ("cmake", "gcc", "g++", "make")}
+    found["python3-dev"] = Path(sysconfig.get_path("include"), "Python.h").is_file()
+    return [package for package, there in found.items() if not there]
+
+
 def build() -> int:
     """colcon build with the environment as the only underlay; returns colcon's exit status."""
     # Without the caller's ROS, and without the job server of a calling make.
@@ -59,5 +67,7 @@ if __name__ == "__main__":
         version = platform.python_version()
         print(f"No ROS wheels for {platform.system()} {platform.machine()}, Python {version}: going on without ROS.")
         sys.exit()
+    if packages := missing():
+        sys.exit(f"The messages cannot be compiled; run: sudo apt install {' '.join(packages)}")
     use_own_paths()
     sys.exit(build())

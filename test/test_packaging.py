@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -205,6 +207,31 @@ def test_package_xml_names_only_what_rosdep_knows() -> None:
     assert {key for key in keys if key.startswith("python3-")} <= known
     own = {name for name in keys if name.endswith(("_msgs", "_interfaces"))} | {"rclpy"}
     assert keys - known - own == {"launch", "launch_ros", "launch_testing"}
+
+
+def test_make_names_the_pythons_it_takes(tmp_path: Path) -> None:
+    """Another Python is told at once, not by pip, which finds no versions for it."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements").mkdir()
+    for name in ("demo.txt", "ros.txt"):
+        (tmp_path / "requirements" / name).touch()
+    for version, told in (("(3, 9, 1)", "Python 3.9: must be 3.10 to 3.13"), ("(3, 14, 0)", "Python 3.14: must be")):
+        code = f"import sys; sys.version_info = {version}; exec(sys.argv[1])"
+        (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$2\"\n")
+        (tmp_path / "python").chmod(0o755)
+        command = ["make", "PYTHON=./python", ".venv/.requirements"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode and told in done.stderr and not (tmp_path / ".venv").exists()
+
+
+def test_a_missing_compiler_is_named_with_its_package(tmp_path: Path) -> None:
+    pytest.importorskip("rclpy", reason="without ROS wheels nothing is compiled")
+    if sys.prefix == sys.base_prefix:
+        pytest.skip("messages are built in virtual environments only")
+    command = [sys.executable, str(ROOT / "probpose_msgs/build_with_wheels.py")]
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "sudo apt install cmake gcc g++ make" in done.stderr
 
 
 def test_the_pytest_plugins_of_ros_are_off() -> None:
