@@ -28,8 +28,8 @@ def test_pages_show_the_figures_of_the_model_files() -> None:
     pytest.importorskip("probpose_training", reason="training is not installed")
     from probpose_training.figures import filled, pages
 
-    assert ROOT / "README.md" in pages()
-    for page in pages():
+    assert ROOT / "README.md" in pages(ROOT)
+    for page in pages(ROOT):
         text = page.read_text(encoding="utf-8")
         assert text == filled(text), f"{page}: python -m probpose_training.figures write"
 

@@ -4,8 +4,8 @@
     python -m probpose_training.figures write
 
 ``add`` changes the file and so its sha256: calibrate afterwards. ``write`` fills the places between the comments
-``figures of NAME`` and ``end of figures`` in README.md, docs and model cards; ``test/test_figures.py`` holds the two
-together.
+``figures of NAME`` and ``end of figures`` in README.md, docs and model cards of the repository, which is the current
+folder; ``test/test_figures.py`` holds the two together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 from probpose_ros.model_info import METADATA_KEY, ModelInfo, PoseInfo, from_json
 
-ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"(<!-- figures of (\w+) -->\n).*?(\n<!-- end of figures -->)", re.S)
 # What is kept: the name in the table -> where it stands in metrics.json
 KEPT = {
@@ -85,9 +84,9 @@ def filled(text: str) -> str:
     return PLACE.sub(fill, text)
 
 
-def pages() -> list[Path]:
+def pages(repository: Path) -> list[Path]:
     """Those with such a place."""
-    found = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md")]
+    found = [repository / "README.md", *repository.glob("docs/*.md"), *repository.glob("models/*.md")]
     return [page for page in found if PLACE.search(page.read_text(encoding="utf-8"))]
 
 
@@ -98,13 +97,15 @@ def main(argv: list[str] | None = None) -> int:
     adding.add_argument("model", type=Path)
     adding.add_argument("name", help="of the set, as the table's head shows it")
     adding.add_argument("metrics", type=Path, help="metrics.json of probpose evaluate")
-    commands.add_parser("write", help="the figures of the bundled models into README, docs and cards")
+    commands.add_parser(
+        "write", help="the figures of the bundled models into README, docs and cards of the current folder"
+    )
     args = parser.parse_args(argv)
     try:
         if args.command == "add":
             add(args.model, args.name, args.metrics)
         else:
-            for page in pages():
+            for page in pages(Path()):
                 page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
                 print(page)
     except (ValueError, OSError, KeyError) as error:
