@@ -209,6 +209,7 @@ def test_package_xml_names_only_what_rosdep_knows() -> None:
     assert keys - known - own == {"launch", "launch_ros", "launch_testing"}
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_names_the_pythons_it_takes(tmp_path: Path) -> None:
     """Another Python is told at once, not by pip, which finds no versions for it."""
     shutil.copy(ROOT / "Makefile", tmp_path)
