@@ -80,7 +80,8 @@ def main() -> None:
     for w, h in ((36, 48), (48, 64)):
         codec = Codec((4 * w, 4 * h), (w, h))
         maps = example_maps(rng, DIFFERENT, w, h)
-        quality, states = rng.random((DIFFERENT, NUM_KEYPOINTS)), np.ones((DIFFERENT, NUM_KEYPOINTS), np.uint8)
+        quality, presence = rng.random((2, DIFFERENT, NUM_KEYPOINTS))
+        states = np.ones((DIFFERENT, NUM_KEYPOINTS), np.uint8)
         boxes = np.column_stack([rng.uniform(0, 900, (DIFFERENT, 2)), rng.uniform(1000, 1200, (DIFFERENT, 2))])
         transforms = [CropTransform.from_bbox(box, codec.crop_size) for box in boxes]
 
@@ -90,7 +91,8 @@ def main() -> None:
 
         def calibrated(i: int, people: int) -> object:
             its = some(i, people)
-            return calibration.regions(maps[its], quality[its], states[its], transforms[its], codec, LEVELS)  # noqa: B023
+            numbers = maps[its], quality[its], presence[its], states[its], transforms[its]  # noqa: B023
+            return calibration.regions(*numbers, codec, LEVELS)  # noqa: B023
 
         def uncalibrated(i: int, people: int) -> object:
             its = some(i, people)

@@ -31,6 +31,7 @@ AUTO = "auto"  # in the place of a name: the file beside the pose model
 FORMAT_VERSION = 2
 MAX_BYTES = 8_000_000
 QUALITY_BINS = 4
+DOUBTFUL = QUALITY_BINS  # in the place of a quality bin: presence is so low that the joint may be out of the window
 GIVEN_BOXES = "gt boxes"  # in the place of a detector's sha256
 KINDS = {
     "marginal": RegionKind.MARGINAL, "pac": RegionKind.PAC,
@@ -63,8 +64,8 @@ class Subject:
 class Group:
     """Keypoints that share thresholds, one by kind and level; infinity where the data cannot support the level.
 
-    members: (joint type, quality bin). n: keypoints that gave the marginal thresholds. photographs: of how many
-    photographs; one keypoint of each gave the PAC thresholds. The simultaneous ones come from all groups together.
+    members: (joint type, quality bin or DOUBTFUL). n: keypoints that gave the marginal thresholds. photographs: of how
+    many photographs; one keypoint of each gave the PAC thresholds. The simultaneous ones come from all groups together.
     """
 
     members: tuple[tuple[str, int], ...]
@@ -133,6 +134,7 @@ class Calibration:
 
     quality_edges: by joint type, the rising borders between the bins of predicted quality. mixtures: by joint type and
     bin. persons: that gave the simultaneous thresholds, of how many photographs.
+    doubt: presence below which keypoints are DOUBTFUL; 0: none is.
     quality: predicted quality -> expected OKS. provenance: where it comes from, free text by name.
     """
 
@@ -148,6 +150,7 @@ class Calibration:
     presence: Presence
     quality: Knots
     provenance: dict[str, str]
+    doubt: float = 0.0
     format_version: int = FORMAT_VERSION
     sha256: str = ""  # of the file; empty until it is read from one
 
@@ -165,8 +168,8 @@ class Calibration:
 
     @cached_property
     def _group_of(self) -> np.ndarray:
-        """(T, QUALITY_BINS) index of the group."""
-        table = np.full((len(JOINT_TYPES), QUALITY_BINS), -1)
+        """(T, QUALITY_BINS + 1) index of the group; -1 where no keypoint can be."""
+        table = np.full((len(JOINT_TYPES), QUALITY_BINS + 1), -1)
         for index, group in enumerate(self.groups):
             for joint, its_bin in group.members:
                 table[JOINT_TYPES.index(joint), its_bin] = index
@@ -185,13 +188,15 @@ class Calibration:
         """Bin of each predicted quality; joint_type: indices of JOINT_TYPES."""
         return quality_bin(self._edges, joint_type, quality)
 
-    def thresholds(self, joint_type: np.ndarray, bins: np.ndarray, kind: str = "") -> np.ndarray:
-        """(N, levels) largest scores that belong to the regions."""
+    def thresholds(self, joint_type: np.ndarray, bins: np.ndarray, presence: np.ndarray, kind: str = "") -> np.ndarray:
+        """(N, levels) largest scores that belong to the regions; bins: of quality. presence: of the network."""
+        bins = np.where(presence < self.doubt, DOUBTFUL, bins)
         return self._thresholds[kind or self.kind][self._group_of[joint_type, bins]]
 
     def regions(
-        self, probmaps: np.ndarray, quality: np.ndarray, states: np.ndarray,
+        self, probmaps: np.ndarray, quality: np.ndarray, presence: np.ndarray, states: np.ndarray,
         transforms: Sequence[CropTransform], codec: Codec, levels: Sequence[float], kind: str = "",
+        known: np.ndarray | None = None,
     ) -> list[Regions]:  # fmt: skip
         """Regions of each person: where each keypoint is if it is in the window. Whatever its state, it has one.
 
@@ -199,13 +204,14 @@ class Calibration:
         whole window and not valid.
 
         Args:
-            probmaps: (P, K, h, w) float32. quality, states: (P, K), quality as predicted.
+            probmaps: (P, K, h, w) float32. quality, presence, states: (P, K), the first two as predicted.
             levels: some of the calibrated levels. kind: one of KINDS; empty: the calibration's.
+            known: (P, K) bool, which maps are distributions, if somebody has looked already.
         """
-        good = is_distribution(probmaps) & np.isfinite(quality)
+        good = (is_distribution(probmaps) if known is None else known) & np.isfinite(quality)
         bins = self.bins(JOINT_TYPE, np.where(good, quality, 0))
         mixture = JOINT_TYPE * QUALITY_BINS + bins
-        thresholds = self.thresholds(JOINT_TYPE, bins, kind)[..., self.columns(levels)]
+        thresholds = self.thresholds(JOINT_TYPE, bins, presence, kind)[..., self.columns(levels)]
         measured = []
         for maps, its_good, its_mixture, its_thresholds in zip(probmaps, good, mixture, thresholds, strict=True):
             maps = with_placeholders(maps, its_good)
@@ -278,12 +284,14 @@ def parse(values: Any, sha256: str = "") -> Calibration:
             f"format_version {_short(values.get('format_version'))}; this version reads {FORMAT_VERSION}: "
             "make the file anew with probpose calibrate"
         )
+    if isinstance(values, dict):
+        values = {"doubt": 0.0, **values}
     top = _object(
         values, "calibration", format_version=_whole(1), subject=_subject, kind=_one_of(*KINDS), delta=_share,
         levels=_list(_share, rising=True), quality_edges=_list(_list(_number, QUALITY_BINS - 1), len(JOINT_TYPES)),
         mixtures=_list(_list(_mixture, QUALITY_BINS), len(JOINT_TYPES)),
         groups=_list(_group), persons=_whole(0), photographs=_whole(0), presence=_presence, quality=_knots,
-        provenance=_texts,
+        provenance=_texts, doubt=_probability,
     )  # fmt: skip
     for edges in top["quality_edges"]:
         _rising(edges, "quality_edges", strictly=False)
@@ -293,8 +301,9 @@ def parse(values: Any, sha256: str = "") -> Calibration:
                 raise CalibrationError(f"{kind}: {len(group[kind])} thresholds for {len(top['levels'])} levels")
             _rising(group[kind], kind, strictly=False)
     members = [member for group in top["groups"] for member in group["members"]]
-    if sorted(members) != sorted((joint, b) for joint in JOINT_TYPES for b in range(QUALITY_BINS)):
-        raise CalibrationError("groups: every joint type and quality bin must be in exactly one group")
+    bins = QUALITY_BINS + (top["doubt"] > 0)
+    if sorted(members) != sorted((joint, b) for joint in JOINT_TYPES for b in range(bins)):
+        raise CalibrationError(f"groups: every joint type and bin 0 .. {bins - 1} must be in exactly one group")
     groups = tuple(Group(**group) for group in top.pop("groups"))
     return Calibration(groups=groups, sha256=sha256, **top)
 

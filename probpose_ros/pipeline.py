@@ -82,6 +82,9 @@ class Pipeline:
         boxes = boxes or [None] * len(images)
         detections, transforms, poses = self.poses(images, clock, boxes)
         states, regions = self._regions(poses, [transform for its in transforms for transform in its])
+        if self.calibration:
+            presence = self.calibration.presence.reliability(poses.presence)
+            poses = replace(poses, presence=presence, quality=self.calibration.quality(poses.quality))
         frames, row = [], 0
         for image, given, found, its_transforms in zip(images, boxes, detections, transforms, strict=True):
             people = []
@@ -219,25 +222,26 @@ class Pipeline:
             states = np.full_like(states, KeypointState.UNKNOWN)
         if poses.probmap is None or not levels:
             return states, [None] * len(transforms)
+        known = np.isfinite(poses.quality)  # erase_unknown has looked at the maps
         if not calibration:
-            return states, regions_from_maps(poses.probmap, transforms, codec, levels)
+            return states, regions_from_maps(poses.probmap, transforms, codec, levels, known)
         kind = self.config.region_kind
-        return states, calibration.regions(poses.probmap, poses.quality, states, transforms, codec, levels, kind)
+        return states, calibration.regions(
+            poses.probmap, poses.quality, poses.presence, states, transforms, codec, levels, kind, known
+        )
 
     def _person(
         self, box: np.ndarray, score: float, transform: CropTransform,
         poses: PoseOutput, row: int, states: np.ndarray, regions: Regions | None,
     ) -> Person:  # fmt: skip
-        presence, quality = poses.presence[row], poses.quality[row]
-        if self.calibration:
-            presence, quality = self.calibration.presence.reliability(presence), self.calibration.quality(quality)
+        quality = poses.quality[row]
         counted = quality[(states == KeypointState.IN) | (states == KeypointState.IN_OR_OUT)]
         return Person(
             score=float(score * counted.mean()) if len(counted) else 0.0,
             bbox=box,
             window=transform.window,
             keypoints=transform.to_image(poses.keypoints[row]).astype(np.float32),
-            presence=presence,
+            presence=poses.presence[row],
             visibility=poses.visibility[row],
             quality=quality,
             peak=poses.peak[row],

@@ -49,16 +49,17 @@ def map_to_image(transform: CropTransform, codec: Codec) -> tuple[np.ndarray, np
 
 
 def regions_from_maps(
-    probmaps: np.ndarray, transforms: Sequence[CropTransform], codec: Codec, levels: Sequence[float]
-) -> list[Regions]:
+    probmaps: np.ndarray, transforms: Sequence[CropTransform], codec: Codec, levels: Sequence[float],
+    known: np.ndarray | None = None,
+) -> list[Regions]:  # fmt: skip
     """Uncalibrated regions of each person.
 
     Args:
         probmaps: (P, K, h, w) float32, each map sums to 1; a map that does not gets NaN numbers and no polygons.
         transforms, codec: of the crops and of the network that made the maps.
-        levels: in (0, 1).
+        levels: in (0, 1). known: (P, K) bool, which maps are distributions, if somebody has looked already.
     """
-    good = is_distribution(probmaps)
+    good = is_distribution(probmaps) if known is None else known
     measured = []
     for maps, its_good in zip(probmaps, good, strict=True):
         ranking = Ranking(with_placeholders(maps, its_good))

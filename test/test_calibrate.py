@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,37 @@ def test_maximum_likelihood_finds_the_mixture(samples, likelihoods):
         assert mixture.mirror == pytest.approx(TRUE_MIXTURE.mirror, abs=0.05)
         assert mixture.tail == pytest.approx(TRUE_MIXTURE.tail, abs=0.06)
     np.testing.assert_allclose(mixtures[0][3][:2], TRUE_MIXTURE[:2], atol=0.02)
+
+
+def test_weights_add_up_in_the_log_odds():
+    # Two features that each multiply the odds of one part; no pair of them has enough samples of its own.
+    rng, n = np.random.default_rng(0), 4000
+    features = np.column_stack([np.ones(n), rng.random(n) < 0.5, rng.random(n) < 0.5]).astype(float)
+    truth = np.array([[0.0, -2.0, -0.5], [0.0, 0.0, 1.5], [0.0, 1.5, 0.0]])
+    weights = method.softmax(features @ truth)
+    part = (weights.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    parts = np.eye(3)[part]  # each sample tells which part made it
+    found, _ = method.log_linear(parts, features)
+    np.testing.assert_allclose(method.softmax(features @ found), weights, atol=0.03)
+
+
+def test_doubtful_joints_are_held_as_often_as_the_others(samples):
+    # Where presence is low the truth is anywhere: regions of 95 % of all hold far fewer of those.
+    rng, points = np.random.default_rng(5), samples.points.copy()
+    low = samples.present & (samples.presence < np.quantile(samples.presence[samples.present], method.DOUBT))
+    points[low] = rng.uniform([-0.4, -0.4], [11.4, 15.4], (low.sum(), 2))
+    world = replace(samples, points=points)
+    likelihoods, held = Likelihoods(world), {}
+    for least in (100, 100_000):  # with the second there is one group for all
+        found = []
+        for seed in range(4):
+            part = method.split(500, seed)
+            calibration = method.calibrate(world, likelihoods, part, Settings(min_group=least), SUBJECT)
+            rows = np.flatnonzero(low & (part[world.photograph] == TEST))
+            found.append(calibrated(world, rows, calibration, ["marginal"])["marginal"][0].mean(axis=0)[4])
+        held[least] = np.mean(found)
+    assert held[100] == pytest.approx(0.95, abs=0.02)
+    assert held[100_000] < 0.9
 
 
 def test_the_maps_alone_do_not_cover(samples):
@@ -308,7 +340,7 @@ def test_command_writes_a_file_that_the_pipeline_takes(run, tiny_pose_model, tin
     (tmp_path / "page.md").write_text("before\n<!-- coverage -->\nold\n<!-- end of coverage -->\nafter\n")
     path = run("--levels", "0.5", "0.8", "--page", str(tmp_path / "page.md"))
     text = (tmp_path / "page.md").read_text()
-    assert text.startswith("before\n<!-- coverage -->\nModel `") and "old" not in text and text.endswith("after\n")
+    assert text.startswith("before\n<!-- coverage -->\nModel `") and "\nold\n" not in text and text.endswith("after\n")
     text = capsys.readouterr().out
     assert "temperature scaling is left out" in text and "truth in exact zeros" in text
     report = json.loads((path.parent / "a.report.json").read_text())

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_regions import CODEC, cell_corners, in_convex, in_ellipse, random_maps, random_transform
+from test_regions import CODEC, cell_corners, in_convex, in_ellipse, random_maps, random_transform, row_ends
 from tiny_models import person_image, write_tiny_pose
 
 from probpose_ros.calibration import (
     AUTO,
+    DOUBTFUL,
     GIVEN_BOXES,
     MAX_BYTES,
     QUALITY_BINS,
@@ -73,7 +74,8 @@ def one(
     levels: Sequence[float], kind: str = "",
 ) -> Regions:  # fmt: skip
     """Of one person."""
-    return calibration.regions(maps[None], quality[None], states[None], [transform], CODEC, levels, kind)[0]
+    presence = np.ones((1, len(quality)), np.float32)
+    return calibration.regions(maps[None], quality[None], presence, states[None], [transform], CODEC, levels, kind)[0]
 
 
 def content(**changes: object) -> dict:
@@ -109,6 +111,8 @@ BROKEN = [
     (lambda c: c["subject"].update(model_sha256=None), "model_sha256 must be text"),
     (lambda c: c["groups"].pop(), "exactly one group"),
     (lambda c: c["groups"].append(c["groups"][0]), "exactly one group"),
+    (lambda c: c.update(doubt=0.3), "every joint type and bin 0 .. 4 must be in exactly one group"),
+    (lambda c: c.update(doubt=1.3), "doubt must lie in 0 .. 1"),
     (lambda c: c["groups"][0]["members"].append(["nose", 0]), "exactly one group"),
     (lambda c: c["groups"][0]["members"].append(["tail", 0]), "must be one of nose"),
     (lambda c: c["groups"][0].update(marginal=[0.9, 0.4]), "marginal must rise"),
@@ -221,9 +225,9 @@ def check_regions(rng: np.random.Generator, rounds: int) -> None:
         for k in range(NUM_KEYPOINTS):
             score = written_out_scores(predictive[k])
             for level, threshold in enumerate(calibration.groups[group[k]].marginal):
-                y, x = np.nonzero(score <= threshold)
-                corners = cell_corners(np.column_stack([x, y]), transform)
-                assert regions.areas[k, level] == pytest.approx(len(x) * cell_area, rel=1e-4)
+                inside = score <= threshold
+                corners = cell_corners(row_ends(inside), transform)
+                assert regions.areas[k, level] == pytest.approx(inside.sum() * cell_area, rel=1e-4)
                 assert in_ellipse(corners, regions.ellipses[k, level]).all()
                 assert in_convex(corners, regions.polygons[k][level]).all()
                 assert regions.valid[k, level] == np.isfinite(threshold)
@@ -238,14 +242,14 @@ def test_regions_of_a_double_heatmap_lie_outside_the_crop_too():
     maps *= 0.5
     maps[np.arange(NUM_KEYPOINTS), cells[:, 1], cells[:, 0]] += 0.5
     quality, states = np.full((1, NUM_KEYPOINTS), 0.9), IN[None]
-    (regions,) = example().regions(maps[None], quality, states, [transform], codec, LEVELS)
+    (regions,) = example().regions(maps[None], quality, quality, states, [transform], codec, LEVELS)
     centres = transform.to_image(codec.to_crop(cells))
     assert (centres[:, 0] < transform.window[0]).all() and (regions.valid).all()
     for k, polygons in enumerate(regions.polygons):
         for polygon, ellipse in zip(polygons, regions.ellipses[k], strict=True):
             assert in_convex(centres[k : k + 1], polygon).all() and in_ellipse(centres[k : k + 1], ellipse).all()
     # Without enough data it is the whole of the merged map, not only the crop.
-    (regions,) = example().regions(maps[None], 0 * quality, states, [transform], codec, LEVELS)
+    (regions,) = example().regions(maps[None], 0 * quality, quality, states, [transform], codec, LEVELS)
     whole = transform.window_size.prod() * w * h / (47 * 63)
     np.testing.assert_allclose(regions.areas[:, 1], whole, rtol=1e-4)
 
@@ -257,6 +261,26 @@ def test_too_few_samples_is_the_whole_window_and_not_valid():
     assert regions.valid[:, 0].all() and not regions.valid[:, 1].any()
     whole = transform.window_size.prod() * 48 * 64 / (47 * 63)
     np.testing.assert_allclose(regions.areas[:, 1], whole, rtol=1e-4)
+
+
+def test_doubtful_keypoints_have_thresholds_of_their_own():
+    rng = np.random.default_rng(7)
+    maps, transform, quality = random_maps(rng), random_transform(rng), np.ones(NUM_KEYPOINTS)
+    plain = example()
+    doubtful = replace(plain.groups[1], members=tuple((j, DOUBTFUL) for j in JOINT_TYPES), marginal=(0.9, np.inf))
+    calibration = parse(json.loads(replace(plain, doubt=0.3, groups=(*plain.groups, doubtful)).to_json()))
+    presence = np.where(np.arange(NUM_KEYPOINTS) % 2, 0.29, 0.31)
+    (found,) = calibration.regions(maps[None], quality[None], presence[None], IN[None], [transform], CODEC, LEVELS)
+    expected = one(plain, maps, quality, IN, transform, LEVELS)
+    np.testing.assert_array_equal(found.areas[::2], expected.areas[::2])
+    assert (found.areas[1::2, 0] > expected.areas[1::2, 0]).all()
+    assert found.valid[::2].all() and found.valid[1::2, 0].all() and not found.valid[1::2, 1].any()
+
+
+def test_a_file_without_doubt_is_read():
+    values = content()
+    del values["doubt"]
+    assert parse(values) == example()
 
 
 def test_kind_pac_uses_its_thresholds():
@@ -327,14 +351,14 @@ def test_people_at_once_are_people_one_by_one():
     maps[1, 4] = np.nan
     quality, states = rng.random((3, NUM_KEYPOINTS)), np.tile(IN, (3, 1))
     transforms = [random_transform(rng) for _ in range(3)]
-    together = example().regions(maps, quality, states, transforms, CODEC, LEVELS)
+    together = example().regions(maps, quality, quality, states, transforms, CODEC, LEVELS)
     for p, regions in enumerate(together):
         alone = one(example(), maps[p], quality[p], states[p], transforms[p], LEVELS)
         for name in ("valid", "ellipses", "areas", "covariances"):
             np.testing.assert_allclose(getattr(regions, name), getattr(alone, name), rtol=1e-4)
         for a, b in zip(sum(regions.polygons, ()), sum(alone.polygons, ()), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4)
-    assert example().regions(maps[:0], quality[:0], states[:0], [], CODEC, LEVELS) == []
+    assert example().regions(maps[:0], quality[:0], quality[:0], states[:0], [], CODEC, LEVELS) == []
 
 
 def test_states_are_what_is_not_rejected():
@@ -465,12 +489,6 @@ def test_every_quality_has_a_bin():
     calibration = example()
     quality = np.array([0, 0.25, 0.5, 0.75, 1, 0.2499])
     assert calibration.bins(np.zeros(6, int), quality).tolist() == [0, 1, 2, 3, 3, 0]
-    assert calibration.thresholds(np.zeros(6, int), np.array([0, 1, 2, 3, 3, 0]))[:, 0].tolist() == [
-        0.4,
-        0.4,
-        0.5,
-        0.5,
-        0.5,
-        0.4,
-    ]
+    thresholds = calibration.thresholds(np.zeros(6, int), np.array([0, 1, 2, 3, 3, 0]), np.zeros(6))
+    assert thresholds[:, 0].tolist() == [0.4, 0.4, 0.5, 0.5, 0.5, 0.4]
     assert QUALITY_BINS == 4

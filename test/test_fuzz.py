@@ -210,7 +210,7 @@ def usable(calibration: Calibration) -> None:
     assert np.isin(states, [int(state) for state in KeypointState]).all()
     for curve in (calibration.quality, calibration.presence.reliability):
         assert np.isfinite(curve(presence)).all()
-    thresholds = calibration.thresholds(joint, calibration.bins(joint, presence))
+    thresholds = calibration.thresholds(joint, calibration.bins(joint, presence), presence)
     assert thresholds.shape == (17, len(calibration.levels)) and not np.isnan(thresholds).any()
 
 

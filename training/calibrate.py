@@ -14,7 +14,17 @@ import numpy as np
 from scipy.optimize import isotonic_regression, minimize
 from scipy.stats import beta
 
-from probpose_ros.calibration import KINDS, QUALITY_BINS, Calibration, Group, Knots, Presence, Subject, quality_bin
+from probpose_ros.calibration import (
+    DOUBTFUL,
+    KINDS,
+    QUALITY_BINS,
+    Calibration,
+    Group,
+    Knots,
+    Presence,
+    Subject,
+    quality_bin,
+)
 from probpose_ros.predictive import Mixture, Predictor, Ranking
 from probpose_ros.skeleton import JOINT_TYPES
 from probpose_training.calibration_samples import Samples
@@ -23,6 +33,7 @@ FIT, CAL, TEST = 0, 1, 2
 SHARES = (0.15, 0.45, 0.40)  # of the photographs
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)
 FAMILIES = ({"nose", "eye", "ear"}, {"shoulder", "elbow", "wrist"}, {"hip", "knee", "ankle"})
+DOUBT = 0.15  # of the keypoints in the window, those of the lowest presence have thresholds of their own
 DIVIDE = 5  # a joint type with so many times the least keypoints in every quality bin has thresholds for each bin
 CHUNK = 256  # maps in hand at a time
 
@@ -164,10 +175,16 @@ def calibrate(
     counts = np.zeros((len(JOINT_TYPES), QUALITY_BINS), int)
     np.add.at(counts, (types[cal], bins[cal]), 1)
     merged = merge(counts, settings.min_group)
-    group = np.empty(counts.shape, int)
+    # Joints outside the image, yet in the window, are missed most; presence tells them best.
+    doubt = float(np.quantile(samples.presence[fit], DOUBT))
+    if (samples.presence[cal] < doubt).sum() >= settings.min_group:
+        merged.append([(t, DOUBTFUL) for t in range(len(JOINT_TYPES))])
+    else:
+        doubt = 0.0
+    group = np.empty((len(JOINT_TYPES), QUALITY_BINS + 1), int)
     for g, members in enumerate(merged):
         group[tuple(np.array(members).T)] = g
-    group = group[types, bins]
+    group = group[types, np.where(samples.presence < doubt, DOUBTFUL, bins)]
 
     together = Together(samples, fit, cal, found, group)
     groups = []
@@ -191,9 +208,9 @@ def calibrate(
     known = part != TEST
     return Calibration(
         subject=subject, kind=settings.kind, delta=settings.delta, levels=settings.levels, quality_edges=edges,
-        mixtures=mixtures, groups=tuple(groups),
+        mixtures=mixtures, groups=tuple(groups), doubt=doubt,
         persons=len(together.worst), photographs=len(np.unique(together.photographs)),
-        presence=presence(samples, part == CAL, known, settings),
+        presence=presence(samples, known, settings),
         quality=isotonic(samples.quality[known & present], samples.oks[known & present]),
         provenance=provenance or {},
     )  # fmt: skip
@@ -312,14 +329,14 @@ def pac_thresholds(
     return tuple(math.inf if rank is None else float(drawn[rank - 1]) for rank in ranks)
 
 
-def presence(samples: Samples, cal: np.ndarray, known: np.ndarray, settings: Settings) -> Presence:
-    """Conformal scores from CAL; the reliability map, which promises nothing, from all that is known."""
+def presence(samples: Samples, known: np.ndarray, settings: Settings) -> Presence:
+    """From all that is known: the scores are the network's own, nothing in FIT was fitted for them."""
     inside = samples.present
     return Presence(
         alpha=settings.alpha,
         drop=settings.drop,
-        in_scores=tuple(np.sort(samples.presence[cal & inside]).tolist()),
-        out_scores=tuple(np.sort(samples.presence[cal & ~inside]).tolist()),
+        in_scores=tuple(np.sort(samples.presence[known & inside]).tolist()),
+        out_scores=tuple(np.sort(samples.presence[known & ~inside]).tolist()),
         reliability=isotonic(samples.presence[known], inside[known], prior=0.5),
     )
 

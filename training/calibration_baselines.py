@@ -64,7 +64,7 @@ def calibrated(
         ranked = ranking(samples, rows[part], calibration.predictor, mixture)
         score = ranked.scores(samples.cells[rows[part]])
         for kind, (held, cells) in answers.items():
-            thresholds = calibration.thresholds(types[part], bins[part], kind)
+            thresholds = calibration.thresholds(types[part], bins[part], samples.presence[rows[part]], kind)
             held[part] = score[:, None] <= thresholds
             cells[part] = np.count_nonzero(ranked.inside(thresholds), axis=(2, 3)).T
     return answers

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
+
+from probpose_ros.skeleton import JOINT_TYPES
 
 PLACE = re.compile(r"(<!-- coverage -->\n).*?(<!-- end of coverage -->)", re.S)
 
@@ -25,7 +28,7 @@ def write_markdown(page: Path, report: dict[str, Any], level: float) -> None:
 def markdown(report: dict[str, Any], level: float) -> str:
     levels, key = report["levels"], str(level)
     methods, zeros, presence, together = (report[name] for name in ("methods", "zeros", "presence", "together"))
-    ball = methods["conformal ball"][key]["mean_area_per_box"]
+    ball = methods["conformal ball"][key]["mean_area_per_box_at_coverage"]
     title = [f"{100 * value:g}" for value in levels]
     lines = [
         f"Model `{report['model']}`, sha256 `{report['model_sha256'][:12]}...`; {report['data']}; boxes: "
@@ -40,7 +43,8 @@ def markdown(report: dict[str, Any], level: float) -> str:
         "",
         *_table(list(zeros["quality"]), [[f"{row['share']:.1%}" for row in zeros["quality"].values()]]),
         "",
-        f"Annotated joints inside, in percent, and mean area at {100 * level:g} % relative to the box and to the ball:",
+        f"Annotated joints inside, in percent, and mean area at {100 * level:g} % relative to the box, and to the "
+        f"ball's where both hold exactly {100 * level:g} % (interpolated between levels; -: the method never does):",
         "",
         *_table(
             ["level", *title, "area / box", "area / ball", "whole window"],
@@ -54,7 +58,7 @@ def markdown(report: dict[str, Any], level: float) -> str:
             ],
         ),
         "",
-        "Areas of methods that do not cover the level are not comparable with those that do. One keypoint of each of "
+        "One keypoint of each of "
         f"{report['one_keypoint_per_photograph']['photographs']} test photographs of one split: "
         + _range(report["one_keypoint_per_photograph"]["ci95"])
         + f" % at {100 * level:g} % (Clopper-Pearson).",
@@ -94,18 +98,62 @@ def markdown(report: dict[str, Any], level: float) -> str:
         f"Presence ({presence['in']} joints in, {presence['out']} out of the window): AUROC {presence['auroc']:.3f}; "
         f"Brier score {presence['brier_raw']:.4f} of the network, {presence['brier']:.4f} calibrated; calibration "
         f"error {presence['ece_raw']:.4f} and {presence['ece']:.4f} ({presence['ece_of_perfect_calibration']:.4f} for "
-        "perfect probabilities on as many samples). A region is dropped in no state. Called OUT though in the window: "
+        "perfect probabilities on as many samples). A region is dropped in no state. On photographs that did not "
+        f"calibrate, in the {presence['reshuffles_that_can_call_out']:.0%} of the reshuffles with enough examples to "
+        "call anything OUT (the file is made from more): called OUT though in the window: "
         f"{presence['called_out_given_present']:.2%}; upper bound {presence['called_out_upper_bound']:.2%} if "
         f"keypoints were independent, {presence['called_out_upper_bound_photographs']:.1%} with one keypoint of each "
         f"of {presence['photographs']} photographs; {presence['photographs_for_bound']} photographs without such a "
         f"case would show {presence['drop']:g}. Called IN though out: {presence['called_in_given_absent']:.1%}, "
         f"nominal {presence['alpha']:.1%}. Of the joints in the window {_states(presence['states']['in'])}; of those "
-        f"out of it {_states(presence['states']['out'])}. Enough examples to call anything OUT were in "
-        f"{presence['reshuffles_that_can_call_out']:.0%} of the reshuffles; the file is made from more.",
+        f"out of it {_states(presence['states']['out'])}.",
+        "",
+        "Goals:",
+        "",
+        *_table(["", "goal", "measured", ""], _goals(report, level)),
     ]  # fmt: skip
     if report["unsupported"]:
         lines += ["", "Too little data in the file for:", "", *(f"- {line}" for line in report["unsupported"])]
     return "\n".join(lines)
+
+
+def _goals(report: dict[str, Any], level: float) -> list[list[str]]:
+    """What was to be reached, and whether it is; an interval that holds the goal decides nothing."""
+    key, percent = str(level), 100 * level
+    methods, presence = report["methods"], report["presence"]
+    error = max(abs(methods["ours"][str(value)]["coverage"] - value) for value in report["levels"])
+    area, ball = (methods[name][key]["mean_area_per_box_at_coverage"] for name in ("ours", "conformal ball"))
+    joints, others = ([row for row in report["strata"] if (row["stratum"] in JOINT_TYPES) == j] for j in (True, False))
+    bound = presence["called_out_upper_bound_photographs"]
+
+    def stratum(rows: list[dict[str, Any]], least: float) -> list[str]:
+        worst = min(rows, key=lambda row: row["coverage"])
+        low, high = worst["ci95"]
+        verdict = "reached" if low >= least else "missed" if high < least else "reached, not proven"
+        if worst["coverage"] < least <= high:
+            verdict = f"missed, but {worst['photographs']} photographs cannot tell it from the goal"
+        return [
+            f"{percent:g} % or more, less {100 * (level - least):.0f}",
+            f"{worst['stratum']} {100 * worst['coverage']:.1f} ({_range(worst['ci95'])})", verdict,
+        ]  # fmt: skip
+
+    return [
+        ["largest error of coverage over the levels, points", "1", f"{100 * error:.1f}", _reached(error <= 0.01)],
+        [f"area at {percent:g} % / ball at equal coverage", "0.5", f"{area / ball:.2f}", _reached(area <= 0.5 * ball)],
+        [f"worst joint at {percent:g} %", *stratum(joints, level - 0.01)],
+        [f"worst other stratum at {percent:g} %", *stratum(others, level - 0.02)],
+        ["region dropped though the joint is in", "0.1%", "never", "reached"],
+        [
+            "called OUT though in the window", f"{presence['drop']:.1%}",
+            f"{presence['called_out_given_present']:.2%}, at most {bound:.1%}",
+            "reached" if bound <= presence["drop"] else
+            f"not proven: {presence['photographs']} photographs, {presence['photographs_for_bound']} would be needed",
+        ],
+    ]  # fmt: skip
+
+
+def _reached(yes: bool) -> str:
+    return "reached" if yes else "missed"
 
 
 def _states(shares: dict[str, float]) -> str:
@@ -121,5 +169,8 @@ def _range(interval: list[float]) -> str:
 
 
 def _areas(row: dict[str, float], ball: float) -> list[str]:
-    area = row["mean_area_per_box"]
-    return [f"{area:.3f}", f"{area / ball:.2f}", f"{row['whole_window']:.1%}"]
+    relative = row["mean_area_per_box_at_coverage"] / ball
+    return [
+        f"{row['mean_area_per_box']:.3f}", "-" if math.isnan(relative) else f"{relative:.2f}",
+        f"{row['whole_window']:.1%}",
+    ]  # fmt: skip

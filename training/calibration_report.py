@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 from scipy.stats import beta
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ from probpose_ros.moments import covariances
 from probpose_ros.serialize import to_json
 from probpose_ros.skeleton import JOINT_TYPES
 from probpose_ros.types import KeypointState
-from probpose_training.calibrate import TEST, Likelihoods, Settings, calibrate, quality_edges, split
+from probpose_training.calibrate import DOUBT, TEST, Likelihoods, Settings, calibrate, quality_edges, split
 from probpose_training.calibration_baselines import Ellipses, calibrated
 from probpose_training.calibration_samples import Samples
 from probpose_training.crop_augmentation import OCCLUDED, OUTSIDE_IMAGE, VISIBLE
@@ -143,19 +144,38 @@ class _Total:
             return self.held / self.count
 
     def table(self, levels: Sequence[float], box_share: np.ndarray) -> dict[str, dict[str, float]]:
-        """By level: coverage over all draws, area relative to the box, share of whole windows."""
+        """By level: coverage over all draws, area relative to the box, share of whole windows.
+
+        The area at exactly that coverage is interpolated between the levels: methods are compared at equal coverage.
+        """
         total = self.count.sum()
+        covered, areas = self.held.sum(axis=0) / total, np.nansum(self.cells * box_share[:, None], axis=0) / total
         with np.errstate(invalid="ignore"):
             area = self.cells / self.count * box_share[:, None]
         return {
             str(level): {
-                "coverage": float(self.held[:, i].sum() / total),
-                "mean_area_per_box": float(np.nansum(self.cells[:, i] * box_share) / total),
+                "coverage": float(covered[i]),
+                "mean_area_per_box": float(areas[i]),
+                "mean_area_per_box_at_coverage": area_at(level, covered, areas),
                 "median_area_per_box": float(np.nanmedian(area[:, i])),
                 "whole_window": float(self.whole[:, i].sum() / total),
             }
             for i, level in enumerate(levels)
         }
+
+
+def area_at(level: float, covered: np.ndarray, areas: np.ndarray) -> float:
+    """The area at this coverage, of a method that has these at rising levels; NaN where it reaches no such coverage.
+
+    Between two levels the logarithm of the area is linear in the log-odds of the coverage.
+
+    >>> round(area_at(0.9, np.array([0.8, 0.9]), np.array([1.0, 3.0])), 6)
+    3.0
+    """
+    if not covered.min() <= level <= covered.max():
+        return math.nan
+    odds = logit(np.append(covered, level).clip(1e-9, 1 - 1e-9))
+    return float(np.exp(np.interp(odds[-1], odds[:-1], np.log(np.maximum(areas, 1e-12)))))
 
 
 class _TogetherTotal:
@@ -202,16 +222,18 @@ class _PresenceTotal:
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.figures: list[dict[str, float]] = []
-        self.states = np.zeros((2, len(KeypointState)), int)  # of keypoints in and out of the window
-        self.enough = 0  # reshuffles with enough examples in CAL to call anything OUT
+        # Of keypoints in and out of the window, by whether the reshuffle had enough examples to call anything OUT.
+        self.states = np.zeros((2, 2, len(KeypointState)), int)
+        self.enough = 0  # such reshuffles
 
     def add(self, part: np.ndarray, calibration: Calibration) -> None:
         test = part[self.samples.photograph] == TEST
         present, raw = self.samples.present[test], self.samples.presence[test]
         states, probability = calibration.presence.states(raw), calibration.presence.reliability(raw)
-        for counts, where in zip(self.states, (present, ~present), strict=True):
+        enough = int(1 <= calibration.presence.drop * (len(calibration.presence.in_scores) + 1))
+        for counts, where in zip(self.states[enough], (present, ~present), strict=True):
             counts += np.bincount(states[where], minlength=len(counts))
-        self.enough += 1 <= calibration.presence.drop * (len(calibration.presence.in_scores) + 1)
+        self.enough += enough
         p = np.clip(probability, 1e-6, 1 - 1e-6)
         self.figures.append({
             "auroc": binary.auroc(present, raw), "brier": binary.brier(present, probability),
@@ -226,7 +248,9 @@ class _PresenceTotal:
         inside = self.samples.present
         n_in, n_out = int(inside.sum()), int((~inside).sum())
         photographs = len(np.unique(self.samples.photograph[inside]))
-        called = self.states / np.maximum(self.states.sum(axis=1, keepdims=True), 1)
+        # Where nothing can be called OUT, nothing is: that would flatter the rate.
+        states = self.states[int(self.enough > 0)]
+        called = states / np.maximum(states.sum(axis=1, keepdims=True), 1)
         rate = float(called[0, KeypointState.OUT])
         return {
             **means, "in": n_in, "out": n_out, "alpha": settings.alpha, "drop": settings.drop,
@@ -308,6 +332,9 @@ def _strata(
     masks |= {f"quality quarter {b + 1}": bins == b for b in range(QUALITY_BINS)}
     masks |= {"visible": visibility == VISIBLE, "occluded": visibility == OCCLUDED}
     masks |= {"outside the image, in the window": visibility == OUTSIDE_IMAGE}
+    masks |= {
+        f"presence in the lowest {DOUBT:.0%}": samples.presence[rows] < np.quantile(samples.presence[rows], DOUBT)
+    }
     masks |= {"small box": samples.box_px[samples.person[rows]] < SMALL_BOX}
     with np.errstate(invalid="ignore"):
         area = (total.cells / total.count)[:, column] * box_share
