@@ -103,13 +103,15 @@ class Detector:
         ]
 
     def _select(self, boxes: np.ndarray, scores: np.ndarray, scale: float, shape: tuple[int, ...]) -> Detections:
+        likely = scores >= self.threshold
+        if np.isnan(scores).any() or np.isnan(boxes[likely]).any():
+            raise ValueError("the detector's output is not a number: nothing can be said of this image")
         height, width = shape[:2]
         limits = np.array([width - 1, height - 1, width - 1, height - 1], np.float32)
-        boxes = np.clip(boxes.astype(np.float32) / scale, 0, limits)
-        if np.isnan(scores).any() or np.isnan(boxes[scores >= self.threshold]).any():
-            raise ValueError("the detector's output is not a number: nothing can be said of this image")
+        boxes, scores = boxes[likely].astype(np.float32), scores[likely].astype(np.float32)
+        boxes = np.clip(boxes / scale, 0, limits)
         # Less than a pixel wide or high after clipping: nothing of it is in the image.
-        good = (scores >= self.threshold) & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
-        boxes, scores = boxes[good], scores[good].astype(np.float32)
+        good = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
+        boxes, scores = boxes[good], scores[good]
         kept = suppress(boxes, scores, self.iou, self.max_people)
         return Detections(boxes[kept], scores[kept])

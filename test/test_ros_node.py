@@ -87,6 +87,18 @@ def test_zones_hold_their_person_and_promise_nothing(make: Callable[..., Bench])
     assert end - stamp == pytest.approx(1e-3 * zones.age_ms + lookahead, abs=1e-3) and zones.assumed_speed == 2.0
 
 
+def test_people_do_not_wait_for_zones(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make()
+    bench.listen_to_results()
+    heard, advisory = threading.Event(), bench.node.channels[0].advisory
+    bodies = advisory.bodies
+    monkeypatch.setattr(advisory, "bodies", lambda *args: heard.wait(60) and bodies(*args))
+    found = bench.answer(bench.publisher(), bench.image(PEOPLE))
+    assert found.state == FrameState.OK and found.header not in [zones.header for zones in bench.messages["zones"]]
+    heard.set()
+    bench.until(lambda: bench.messages["zones"][-1:] and bench.messages["zones"][-1].header == found.header, "zones")
+
+
 def test_nobody_is_an_empty_list_with_a_state_of_its_own(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.listen_to_results()

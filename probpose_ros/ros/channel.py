@@ -195,9 +195,7 @@ class Channel:
         if image is not None:
             error = result.doubt or self._doubt(image, header, taken)
             result = self.tracker.track(result, Time.from_msg(header.stamp).nanoseconds / 1e9)
-        # Zones come from who is seen in this image; whoever is LOST joins after them.
-        camera, facts = self._usable_camera(), self.facts
-        people_seen = self.advisory.bodies(result, header, camera)
+        camera, facts, seen = self._usable_camera(), self.facts, result
         if image is not None and self.config.track_lost:
             result = replace(result, people=(*result.people, *self.tracker.lost()))
         items = people_items(result.people, self.config.polygons)
@@ -211,6 +209,7 @@ class Channel:
         message.processing_ms = 1e3 * (time.perf_counter() - taken)
         self.keypoints.publish(message_bytes(message, len(result.people), items))
         self.sequence += 1
+        people_seen = self.advisory.bodies(seen, header, camera)  # whoever is LOST has no zones
         with self._zones_lock:
             self._last = header, result, people_seen
             zones = self._publish_zones(header, result, people_seen, age_ms)
