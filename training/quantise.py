@@ -1,6 +1,6 @@
 """A model file -> one that computes its network in 8 bits, for CPUs: weights int8 per channel, activations uint8.
 
-Sparsemax, decode and the last small layers stay in float. Real images say how large the activations get.
+The first layer, sparsemax, decode and the last small layers stay in float. Real images say how large activations get.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from probpose_training.export import write_model
 
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 # Between two products in 8 bits the activation is in 8 bits as well: it costs nothing then, and what it cuts off takes
-# no part of the 256 steps.
-ACTIVATIONS = ("Clip", "Relu")
+# no part of the 256 steps. Resize copies the nearest.
+BETWEEN = ("Clip", "Relu", "Resize")
 # Parts of the graph by the names of the torch modules: probabilities are made there, at a thousandth of the work.
 KEPT = ("/maps/", "/decode/", "/final_layer/", "/scalars/", "/outer_layers/")
 IMAGES = 200  # are enough: the largest activations are found early
@@ -42,10 +42,13 @@ def quantise(path: Path | str, info: PoseInfo | DetectorInfo, examples: np.ndarr
     model = onnx.load(path)
     expand_halves(model)
     constants = {tensor.name for tensor in model.graph.initializer}
+    # The first product stays in float: on an image of three channels 8 bits save nothing, and their layout (channels
+    # last) makes what comes before it slow.
+    first = next((node.name for node in model.graph.node if node.op_type in PRODUCTS), "")
     chosen = [
         node.name for node in model.graph.node
-        if (node.op_type in ACTIVATIONS or (node.op_type in PRODUCTS and node.input[1] in constants))
-        and not any(part in node.name for part in KEPT)
+        if (node.op_type in BETWEEN or (node.op_type in PRODUCTS and node.input[1] in constants))
+        and node.name != first and not any(part in node.name for part in KEPT)
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
@@ -56,7 +59,7 @@ def quantise(path: Path | str, info: PoseInfo | DetectorInfo, examples: np.ndarr
         try:
             quantize_static(
                 source, result, _Reader(examples), quant_format=QuantFormat.QDQ, nodes_to_quantize=chosen,
-                op_types_to_quantize=[*PRODUCTS, *ACTIVATIONS],
+                op_types_to_quantize=[*PRODUCTS, *BETWEEN],
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
             )  # fmt: skip
         finally:
