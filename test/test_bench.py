@@ -56,10 +56,12 @@ def test_rounds_and_ratios():
         sum(i * i for i in range(loops))
 
     cases = {"short": lambda: work(20_000), "long": lambda: work(200_000)}
-    times = timing.interleave(cases, 0.05, threads=1, least=7)
+    times = timing.interleave(cases, 0.5, threads=1, least=7)
     assert len(times["short"]) == len(times["long"]) >= 7
     found = timing.ratio(times, "long", "short")
     assert found["q25"] <= found["median"] <= found["q75"] and 4 < found["median"] < 25
+    # Cases that take far longer than wanted are not repeated as often.
+    assert len(timing.interleave({"sleep": lambda: time.sleep(0.1)}, 0.01)["sleep"]) == 1
     # One thread: sleeping costs no processor time.
     assert max(timing.interleave({"sleep": lambda: time.sleep(0.02)}, 0.0, threads=1)["sleep"]) < 15
 

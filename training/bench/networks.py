@@ -81,8 +81,7 @@ def _paths(
             except BackendError as error:
                 results["skipped"]["openvino"] = str(error)
             else:
-                # Its threads are its own: processor time of the calling thread says nothing of them.
-                cases |= {f"{name}, openvino": case} if threads > 1 else {}
+                cases[f"{name}, openvino"] = case
     times = interleave(cases, seconds, threads)
     rate = {name: 2 * len(matrix) ** 3 / (1e6 * min(times[name])) for name in times if name.startswith("GEMM")}
     floor = graphs.GFLOP / max(rate.values()) * 1e3

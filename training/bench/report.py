@@ -75,8 +75,10 @@ TARGETS = [
     ),
     Target(
         "node frame time / (detector and pose network alone)", 1.1, "node/frame/node | networks",
-        "{node/frame/node_ms} ms beside networks of {node/frame/networks_ms}: in whole frames of two people, regions "
-        "are {frames/people/2/regions} ms, crops {frames/people/2/crop}; the rest is reading, letterbox, tracks, zones",
+        "{node/frame/node_ms} ms beside networks of {node/frame/networks_ms}: letterbox and boxes "
+        "{node/frame/parts/letterbox and boxes}, crops {node/frame/parts/crops}, checks of the maps "
+        "{node/frame/parts/checks of the maps}, regions {node/frame/parts/regions}, the rest "
+        "{node/frame/parts/waking up, reading, tracks, message}",
     ),
     Target(
         "result build and publish, 5 people / frame", 0.02, "node/result/share",
@@ -138,6 +140,10 @@ def markdown(results: dict[str, Any]) -> str:
             for value, row in frames[kind].items():
                 cells = " | ".join(f"{row[name]:.2f}" for name in names)
                 lines.append(f"| {value} | {cells} | {1000 / row['frame']:.1f} |")
+    if (frame := find(results, ["node", "frame"])[0]) is not None:
+        lines += ["", f"**A frame of the node, {frame['people']} people, until the result is sent**", ""]
+        lines += ["| | ms | share |", "|---|---|---|"]
+        lines += [f"| {name} | {ms:.2f} | {ms / frame['node_ms']:.0%} |" for name, ms in frame["parts"].items()]
     if "sizes" in (transport := results.get("transport", {})):
         lines += ["", "**Images between processes, 30 Hz, best effort, newest only**", ""]
         lines += ["| | way | arrived | p50 ms | p99 ms |", "|---|---|---|---|---|"]
