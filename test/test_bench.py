@@ -79,6 +79,7 @@ def test_every_target_has_a_row_and_says_what_is_missing(tmp_path, capsys):
     quartiles = {"median": 0.8, "q25": 0.7, "q75": 0.9}
     results = {
         "machine": {"cpu": "some", "cores": 2, "load_at_start": 0.1, "versions": {"python": "3"}, "date": "today"},
+        "models": {"my_pose": "0123456789"},
         "networks": {"1 threads": {"ours / published": quartiles, "ms": {"ours": {"median": 1.0, "min": 0.9}}}},
         "transport": {"skipped": "rclpy is not here"},
         "node": {"result": {"share": 0.01}},
@@ -87,7 +88,7 @@ def test_every_target_has_a_row_and_says_what_is_missing(tmp_path, capsys):
     (tmp_path / "bench.json").write_text(json.dumps(results))
     assert main(["bench", "--from-json", "--out", str(tmp_path)]) == 0
     table = (tmp_path / "bench.md").read_text()
-    assert all(f"| {target.name} |" in table for target in report.TARGETS)
+    assert all(f"| {target.name} |" in table for target in report.TARGETS) and "my_pose (01234567)" in table
     assert "| 0.8 (0.700 to 0.900) | 0.75 | **missed by 7%**" in table
     assert "| 0.01 | 0.02 | met |" in table
     assert "not measured: rclpy is not here" in table and "Not run: transport" in table

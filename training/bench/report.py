@@ -114,10 +114,11 @@ def markdown(results: dict[str, Any]) -> str:
     """Tables; what is missing says why."""
     host = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in host["versions"].items())
+    models = " and ".join(f"{name} ({sha256[:8]})" for name, sha256 in results.get("models", {}).items())
     lines = [
         f"{host['cpu']}, {host['cores']} cores, load {host['load_at_start']:.1f} before the run, {host['date']}; "
-        f"{versions}. Ratios are medians of rounds in which both sides took turns, with quartiles; 1 thread: "
-        "processor time.", "",
+        f"{versions}; bundled networks: {models or 'not recorded'}. Ratios are medians of rounds in which both "
+        "sides took turns, with quartiles; 1 thread: processor time.", "",
         "| ratio | measured | target | |", "|---|---|---|---|", *(target.row(results) for target in TARGETS), "",
     ]  # fmt: skip
     for threads in ("1 threads", "2 threads"):

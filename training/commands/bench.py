@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     import json
     import time
 
+    from probpose_ros.models import file_sha256, find_model
     from probpose_training.bench import report
     from probpose_training.bench.timing import machine
 
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if args.from_json:
         results = json.loads(path.read_text(encoding="utf-8"))
     else:
-        results = {"machine": machine()}
+        models = [find_model(name) for name in (args.model, args.detector)]
+        results = {"machine": machine(), "models": {path.stem: file_sha256(path) for path in models}}
         for part in PARTS:
             if part not in args.parts:
                 continue
