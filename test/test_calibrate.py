@@ -16,6 +16,7 @@ from test_evaluate import BOXES, dataset  # noqa: F401  (fixture)
 from probpose_ros.calibration import GIVEN_BOXES, Calibration, Subject, load_calibration
 from probpose_ros.config import PipelineConfig
 from probpose_ros.pipeline import Pipeline
+from probpose_ros.skeleton import JOINT_TYPES
 from probpose_ros.types import KeypointState
 from probpose_training import calibrate as method
 from probpose_training.calibrate import CAL, FIT, LEVELS, TEST, Likelihoods, Settings
@@ -305,6 +306,13 @@ def test_report_says_everything(samples, likelihoods, capsys):
     page = markdown(report, 0.95)
     for word in ("conformal ellipse", "simultaneous regions", "exactly 0", "3688 photographs", "ankle", "area / ball"):
         assert word in page
+    goals = dict(line.strip("| ").split(" | ", 1) for line in page[page.index("Goals:") :].splitlines() if "|" in line)
+    assert goals["region dropped though the joint is in"].endswith("| never | reached")
+    # 500 photographs are too few for 1e-3, however few joints are called OUT.
+    assert "3688 would be needed" in goals["called OUT though in the window"]
+    assert ("missed" in goals["worst joint at 95 %"]) == (
+        min(row["coverage"] for row in report["strata"] if row["stratum"] in JOINT_TYPES) < 0.94
+    )
     presence = report["presence"]
     for shares in presence["states"].values():
         assert sum(shares.values()) == pytest.approx(1)

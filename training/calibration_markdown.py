@@ -129,9 +129,11 @@ def _goals(report: dict[str, Any], level: float) -> list[list[str]]:
     def stratum(rows: list[dict[str, Any]], least: float) -> list[str]:
         worst = min(rows, key=lambda row: row["coverage"])
         low, high = worst["ci95"]
-        verdict = "reached" if low >= least else "missed" if high < least else "reached, not proven"
-        if worst["coverage"] < least <= high:
-            verdict = f"missed, but {worst['photographs']} photographs cannot tell it from the goal"
+        verdict = "reached" if worst["coverage"] >= least else "missed"
+        if low < least <= high:
+            # The interval shrinks with the root of their number.
+            needed = float(f"{worst['photographs'] * ((high - low) / 2 / 0.01) ** 2:.2g}")
+            verdict += f", but {worst['photographs']} photographs cannot tell; about {needed:.0f} would, to a point"
         return [
             f"{percent:g} % or more, less {100 * (level - least):.0f}",
             f"{worst['stratum']} {100 * worst['coverage']:.1f} ({_range(worst['ci95'])})", verdict,
@@ -146,7 +148,7 @@ def _goals(report: dict[str, Any], level: float) -> list[list[str]]:
         [
             "called OUT though in the window", f"{presence['drop']:.1%}",
             f"{presence['called_out_given_present']:.2%}, at most {bound:.1%}",
-            "reached" if bound <= presence["drop"] else
+            "reached" if bound <= presence["drop"] or not presence["drop"] else
             f"not proven: {presence['photographs']} photographs, {presence['photographs_for_bound']} would be needed",
         ],
     ]  # fmt: skip
