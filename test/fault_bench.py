@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 from ros_bench import Image, PersonPoseArray, Status, ZoneArray, rclpy
+from ros_domains import next_domain
 from tiny_models import person_image
 
 from probpose_ros.ros.images import bgr_to_image
@@ -31,7 +31,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage  # isort: skip
 from std_msgs.msg import Header, String  # isort: skip
 
 ROOT = Path(__file__).parents[1]
-DOMAINS = itertools.count(random.randint(1, 80))  # one for each bench: several live side by side
 RATE = 30.0
 LIMIT = 0.1  # s, the node's stale_after
 WAIT = 180.0  # s, for busy machines; every wait ends as soon as it may
@@ -153,7 +152,7 @@ class FaultBench:
     ) -> None:  # fmt: skip
         self.parameters = {"detector": detector, "model": model, "compressed": compressed, **parameters}
         self.program = program
-        self.context, self.domain = rclpy.Context(), next(DOMAINS)
+        self.context, self.domain = rclpy.Context(), next_domain()
         rclpy.init(context=self.context, domain_id=self.domain)
         self.client = rclpy.create_node("client", namespace="probpose", context=self.context)
         self.heard: dict[str, list[Heard]] = {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ros_domains import next_domain
 
 REASON = "needs ROS 2: rclpy and the built probpose_msgs (make test installs both)"
 rclpy = pytest.importorskip("rclpy", reason=REASON)
@@ -30,16 +29,13 @@ from probpose_ros.ros.node import PoseNode  # noqa: E402
 TIMEOUT = 30.0  # seconds, for busy machines; every wait ends as soon as it may
 
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-DOMAIN = random.randint(1, 100)
-_domains = itertools.cycle(random.sample(range(1, 101), 100))
 
 
 class Bench:
     """``node`` is in namespace /probpose with tiny models; ``messages`` collects what the client hears, by topic."""
 
     def __init__(self, detector: Path, model: Path, **parameters: Any) -> None:
-        # A domain of its own: what an earlier bench left to the garbage collector has the same name in the graph.
-        rclpy.init(domain_id=next(_domains))
+        rclpy.init(domain_id=next_domain())
         # Tests send the same few plain pictures again and again.
         lenient = {"frozen_after": 0.0, "min_contrast": 0.0}
         overrides = {"detector": str(detector), "model": str(model), **lenient, **parameters}

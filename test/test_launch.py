@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ros_domains import next_domain
 
 pytestmark = pytest.mark.ros
 REASON = "launch and launch_ros are not on PyPI; this test runs where ROS is installed"
@@ -100,7 +100,7 @@ def test_the_launched_node_answers_and_ends_cleanly(tmp_path):
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
-        "ROS_DOMAIN_ID": str(random.randint(1, 100)),
+        "ROS_DOMAIN_ID": str(next_domain()),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_LOG_DIR": str(tmp_path),
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from ros_domains import next_domain
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (make test installs it)")
 pytest.importorskip("probpose_msgs.msg", reason="needs the built probpose_msgs (make test builds it)")
@@ -36,7 +36,7 @@ def test_subscriber_prints_people() -> None:
     )
     assert len([line for line in code.splitlines() if line.strip()]) <= 12, "the README promises a short one"
     environment = {
-        **os.environ, "ROS_DOMAIN_ID": str(random.randint(1, 100)), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        **os.environ, "ROS_DOMAIN_ID": str(next_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     publisher = subprocess.Popen([sys.executable, "-c", PUBLISHER], env=environment)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 import numpy as np
 import pytest
+from ros_domains import next_domain
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("probpose_msgs.msg", reason="needs the built probpose_msgs (make test builds it)")
@@ -34,7 +34,7 @@ FRAMES = 4
 def heard(monkeypatch):
     """A camera and a pose node's voices, a recorder, and ``spin_until``."""
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    rclpy.init(domain_id=random.randint(1, 100))
+    rclpy.init(domain_id=next_domain())
     executor = SingleThreadedExecutor()
 
     def spin_until(done) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from ros_domains import next_domain
 
 ROOT = Path(__file__).parents[1]
 VIEW = ROOT / "config/pose.rviz"
@@ -105,7 +105,7 @@ def test_rviz_is_started_in_the_frame_of_a_camera(tmp_path: Path) -> None:
     rviz.write_text(f'#!{sys.executable}\nimport json, sys\nprint("CALLED", json.dumps(sys.argv[1:]))\n')
     rviz.chmod(0o755)
     environment = {
-        **os.environ, "ROS_DOMAIN_ID": str(random.randint(1, 100)), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        **os.environ, "ROS_DOMAIN_ID": str(next_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(tmp_path),
     }  # fmt: skip
     camera = subprocess.Popen([sys.executable, "-c", CAMERA], env=environment, stderr=subprocess.DEVNULL)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ros_domains import next_domain
 from tiny_models import person_image
 
 pytestmark = pytest.mark.ros
 from fault_bench import Image, PersonPoseArray, Row, Status, itertools, node_process, rclpy, scene, stamp_of  # noqa: E402
-from ros_bench import DOMAIN, bgr_to_image  # noqa: E402
+from ros_bench import bgr_to_image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from test_reliability import rows  # noqa: E402, F401  (fixture)
 
@@ -31,9 +32,10 @@ def resources(pid: int) -> tuple[float, int, int]:
 
 def soak(models: tuple[Path, Path], frames: int) -> np.ndarray:
     """One image after the other, some broken, each answered; (samples, 3) of :func:`resources`."""
-    rclpy.init(domain_id=DOMAIN)
+    domain = next_domain()
+    rclpy.init(domain_id=domain)
     process = node_process(
-        DOMAIN, ["-r", "__ns:=/probpose"], {"detector": models[0], "model": models[1], "stale_after": 10.0}, NODE,
+        domain, ["-r", "__ns:=/probpose"], {"detector": models[0], "model": models[1], "stale_after": 10.0}, NODE,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -128,7 +130,7 @@ time.sleep(5.0)
 def test_1080p_without_loss(tiny_detector_model: Path, tiny_pose_model: Path, rows: list[Row]) -> None:  # noqa: F811
     """Every image that was sent reaches the node (one it has no time for is replaced there, and counted)."""
     frames, rate = int(os.environ.get("HD_FRAMES", "1000")), float(os.environ.get("HD_RATE", "15"))
-    domain = DOMAIN + 1
+    domain = next_domain()
     node = node_process(
         domain, ["-r", "__ns:=/probpose"], {"detector": tiny_detector_model, "model": tiny_pose_model}, NODE,
         stderr=subprocess.DEVNULL,
