@@ -72,12 +72,19 @@ def soak(models: tuple[Path, Path], frames: int) -> np.ndarray:
 
 
 def check_constant(samples: np.ndarray, allowed_mb: float) -> None:
-    """From a fifth of the way on, when caches are filled."""
-    settled = samples[len(samples) // 5 :]
-    memory, threads, handles = settled.T
-    halves = np.array_split(memory, 2)
-    assert np.median(halves[1]) - np.median(halves[0]) < allowed_mb, memory
-    assert np.ptp(threads) <= 1 and np.ptp(handles) <= 2, (threads, handles)
+    """From a fifth of the way on, when caches are filled; single samples may be higher, as DDS has threads for a moment."""
+    first, second = np.array_split(samples[len(samples) // 5 :], 2)
+    memory, threads, handles = np.median(second, axis=0) - np.median(first, axis=0)
+    assert memory < allowed_mb and threads < 1 and handles < 1, (memory, threads, handles, samples)
+
+
+def test_what_grows_is_found_and_a_moment_is_not() -> None:
+    samples = np.tile([200.0, 19, 26], (60, 1))
+    samples[40] = 230, 21, 28
+    check_constant(samples, allowed_mb=8.0)
+    for leak in np.diag([20.0, 1, 1]):
+        with pytest.raises(AssertionError):
+            check_constant(samples + leak * (np.arange(60) // 20)[:, None], allowed_mb=8.0)
 
 
 def test_a_short_soak(tiny_detector_model: Path, tiny_pose_model: Path) -> None:
