@@ -72,7 +72,7 @@ def soak(models: tuple[Path, Path], frames: int) -> np.ndarray:
 
 
 def check_constant(samples: np.ndarray, allowed_mb: float) -> None:
-    """From a fifth of the way on, when caches are filled; single samples may be higher, as DDS has threads for a moment."""
+    """From a fifth of the way on, when caches are filled; a single sample may be higher (threads of DDS)."""
     first, second = np.array_split(samples[len(samples) // 5 :], 2)
     memory, threads, handles = np.median(second, axis=0) - np.median(first, axis=0)
     assert memory < allowed_mb and threads < 1 and handles < 1, (memory, threads, handles, samples)
