@@ -237,7 +237,7 @@ def test_an_exception_of_the_network_is_answered_unknown(
     with monkeypatch.context() as patch:
         patch.setattr(bench.node.pipeline, "process", fail)
         assert bench.answer(publisher, bench.image(PEOPLE)).state == PersonPoseArray.UNKNOWN
-        assert bench.node.channels[0].stats.last_error == "no memory left"
+        bench.until(lambda: bench.node.channels[0].stats.last_error == "no memory left", "the error")
     assert bench.answer(publisher, bench.image(PEOPLE)).state == PersonPoseArray.OK
 
 
