@@ -154,25 +154,23 @@ class FaultBench:
         self.program = program
         self.context, self.domain = rclpy.Context(), next_domain()
         rclpy.init(context=self.context, domain_id=self.domain)
-        self.client = rclpy.create_node("client", namespace="probpose", context=self.context)
+        # rcl keeps /rosout publishers by the node's name, for all contexts: another bench's node would lose its own.
+        self.client = rclpy.create_node("client", namespace="probpose", context=self.context, enable_rosout=False)
         self.heard: dict[str, list[Heard]] = {}
         for topic, kind in (("keypoints", PersonPoseArray), ("zones", ZoneArray), ("status", Status)):
             self.listen(topic, kind)
         self.command = self.client.create_publisher(String, "fault", RELIABLE)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.client)
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self.process: subprocess.Popen | None = None
         self.cameras: list[Camera] = []
 
     def _spin(self) -> None:
-        while self.context.ok():
-            try:
-                self.executor.spin_once(timeout_sec=0.1)
-            except Exception:  # shut down between two messages
-                if self.context.ok():
-                    raise
+        while not self._stop.is_set():
+            self.executor.spin_once(timeout_sec=0.1)
 
     def listen(self, topic: str, kind: Any, **options: Any) -> None:
         heard: list[Heard] = self.heard.setdefault(topic, [])
@@ -246,10 +244,12 @@ class FaultBench:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
             self.process.wait()
-        rclpy.try_shutdown(context=self.context)
+        self._stop.set()
         self._thread.join()
+        # Now, while the context lives, and not when the garbage collector comes, beside the threads of another bench.
         self.executor.shutdown()
-        self.client.destroy_node()  # now, and not when the garbage collector comes, beside the threads of another bench
+        self.client.destroy_node()
+        rclpy.try_shutdown(context=self.context)
 
 
 @dataclass
