@@ -406,7 +406,9 @@ def killed_and_restarted(models: tuple[Path, Path], row: Row, rounds: int) -> No
     assert max(row.said_ms) < 1e3 * (0.3 + slack()) and max(row.lost_ms) < 1e3 * (0.6 + slack())
 
 
-def test_killed_and_restarted(models: tuple[Path, Path], rows: list[Row]) -> None:
+def test_killed_and_restarted(models: tuple[Path, Path], rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without shared memory: Fast DDS's locks there can outlive whom SIGKILL hits; see docs/reliability.md."""
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     rows.append(Row("Process", "killed (SIGKILL) and started again", "the kill", "no status: deadline missed"))
     killed_and_restarted(models, rows[-1], 3)
 
