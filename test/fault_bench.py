@@ -148,11 +148,11 @@ class FaultBench:
 
     def __init__(
         self, detector: Path, model: Path, program: str = "-m probpose_ros.ros.node", compressed: bool = False,
-        **parameters: Any,
+        domain: int = 0, **parameters: Any,
     ) -> None:  # fmt: skip
         self.parameters = {"detector": detector, "model": model, "compressed": compressed, **parameters}
         self.program = program
-        self.context, self.domain = rclpy.Context(), next_domain()
+        self.context, self.domain = rclpy.Context(), domain or next_domain()
         rclpy.init(context=self.context, domain_id=self.domain)
         # rcl keeps /rosout publishers by the node's name, for all contexts: another bench's node would lose its own.
         self.client = rclpy.create_node("client", namespace="probpose", context=self.context, enable_rosout=False)

@@ -41,6 +41,7 @@ from fault_bench import (  # noqa: E402
 )  # fmt: skip
 from rclpy.event_handler import SubscriptionEventCallbacks  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from ros_domains import LASTING  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from test_calibration import example  # noqa: E402
 
@@ -91,7 +92,7 @@ def calibration(models: tuple[Path, Path], tmp_path_factory: Any) -> Path:
 @pytest.fixture(scope="module")
 def common(models: tuple[Path, Path], calibration: Path) -> Iterator[tuple[FaultBench, Camera]]:
     """One node with one camera for all faults that pass by themselves."""
-    yield from running(FaultBench(*models, program=FAULTY, calibration=calibration))
+    yield from running(FaultBench(*models, program=FAULTY, domain=LASTING, calibration=calibration))
 
 
 @pytest.fixture
