@@ -22,7 +22,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from probpose_ros.config import PipelineConfig
 from probpose_ros.geometry import CropTransform
+from probpose_ros.pipeline import keypoint_states, mean_quality
 from probpose_ros.pose import PoseModel
 from probpose_training.coco import read_coco, read_image
 from probpose_training.evaluate import measure
@@ -45,9 +47,8 @@ class Ours:
     def __call__(self, image: np.ndarray, bbox: np.ndarray) -> Pose:
         transform = CropTransform.from_bbox(bbox, self.model.info.input_size, self.model.info.padding)
         output, seconds = clocked(self.model, transform.warp(image)[None])
-        presence, quality = output.presence[0], output.quality[0]
-        counted = presence >= 0.5
-        score = float(quality[counted].mean()) if counted.any() else 0.0
+        presence = output.presence[0]
+        score = mean_quality(output.quality[0], keypoint_states(presence, PipelineConfig()))
         return transform.to_image(output.keypoints[0]), presence, score, seconds
 
 

@@ -284,8 +284,6 @@ def parse(values: Any, sha256: str = "") -> Calibration:
             f"format_version {_short(values.get('format_version'))}; this version reads {FORMAT_VERSION}: "
             "make the file anew with probpose calibrate"
         )
-    if isinstance(values, dict):
-        values = {"doubt": 0.0, **values}
     top = _object(
         values, "calibration", format_version=_whole(1), subject=_subject, kind=_one_of(*KINDS), delta=_share,
         levels=_list(_share, rising=True), quality_edges=_list(_list(_number, QUALITY_BINS - 1), len(JOINT_TYPES)),

@@ -234,20 +234,24 @@ class Pipeline:
         self, box: np.ndarray, score: float, transform: CropTransform,
         poses: PoseOutput, row: int, states: np.ndarray, regions: Regions | None,
     ) -> Person:  # fmt: skip
-        quality = poses.quality[row]
-        counted = quality[(states == KeypointState.IN) | (states == KeypointState.IN_OR_OUT)]
         return Person(
-            score=float(score * counted.mean()) if len(counted) else 0.0,
+            score=float(score) * mean_quality(poses.quality[row], states),
             bbox=box,
             window=transform.window,
             keypoints=transform.to_image(poses.keypoints[row]).astype(np.float32),
             presence=poses.presence[row],
             visibility=poses.visibility[row],
-            quality=quality,
+            quality=poses.quality[row],
             peak=poses.peak[row],
             states=states,
             regions=regions,
         )
+
+
+def mean_quality(quality: np.ndarray, states: np.ndarray) -> float:
+    """Mean expected OKS (K,) of a person's keypoints that may be in the image; 0 where none is."""
+    counted = quality[(states == KeypointState.IN) | (states == KeypointState.IN_OR_OUT)]
+    return float(counted.mean()) if len(counted) else 0.0
 
 
 def _without_promises(person: Person) -> Person:

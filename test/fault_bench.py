@@ -154,7 +154,7 @@ class FaultBench:
         self.program = program
         self.context, self.domain = rclpy.Context(), domain or next_domain()
         rclpy.init(context=self.context, domain_id=self.domain)
-        # rcl keeps /rosout publishers by the node's name, for all contexts: another bench's node would lose its own.
+        # rcl keeps /rosout publishers by the node's name, for all contexts: two benches' clients would share one.
         self.client = rclpy.create_node("client", namespace="probpose", context=self.context, enable_rosout=False)
         self.heard: dict[str, list[Heard]] = {}
         for topic, kind in (("keypoints", PersonPoseArray), ("zones", ZoneArray), ("status", Status)):

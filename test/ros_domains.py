@@ -25,8 +25,8 @@ def _block() -> range:
     return range(1, 101)
 
 
-# LASTING is for what lives beside others: two nodes of one process and domain talk by pointers, and one that leaves
-# takes the process with it (segmentation fault in Fast DDS).
+# LASTING is for a bench that lives beside others. A process with two in one domain has ended in a segmentation fault
+# when one of them left; the cause was not found.
 LASTING, *_others = _block()
 _domains = itertools.cycle(_others)
 

@@ -98,6 +98,7 @@ BROKEN = [
     (lambda c: c.update(format_version=1), "format_version 1; this version reads 2"),
     (lambda c: c.update(extra=1), "unknown .*extra"),
     (lambda c: c.pop("presence"), "presence missing"),
+    (lambda c: c.pop("doubt"), "doubt missing"),
     (lambda c: c.update(levels=[0.5, 1.0]), "levels must lie between 0 and 1, got 1.0"),
     (lambda c: c.update(levels=[0.5, -0.1]), "levels must lie between 0 and 1"),
     (lambda c: c.update(levels=[0.95, 0.5]), "levels must rise"),
@@ -275,12 +276,6 @@ def test_doubtful_keypoints_have_thresholds_of_their_own():
     np.testing.assert_array_equal(found.areas[::2], expected.areas[::2])
     assert (found.areas[1::2, 0] > expected.areas[1::2, 0]).all()
     assert found.valid[::2].all() and found.valid[1::2, 0].all() and not found.valid[1::2, 1].any()
-
-
-def test_a_file_without_doubt_is_read():
-    values = content()
-    del values["doubt"]
-    assert parse(values) == example()
 
 
 def test_kind_pac_uses_its_thresholds():

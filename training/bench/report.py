@@ -143,6 +143,7 @@ def markdown(results: dict[str, Any]) -> str:
                 lines.append(f"| {value} | {cells} | {1000 / row['frame']:.1f} |")
     if (frame := find(results, ["node", "frame"])[0]) is not None:
         lines += ["", f"**A frame of the node, {frame['people']} people, until the result is sent**", ""]
+        lines += ["Differences of medians: a small part may come out below zero.", ""]
         lines += ["| | ms | share |", "|---|---|---|"]
         lines += [f"| {name} | {ms:.2f} | {ms / frame['node_ms']:.0%} |" for name, ms in frame["parts"].items()]
     if "sizes" in (transport := results.get("transport", {})):
