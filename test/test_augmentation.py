@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="training tests need torch")
 from probpose_ros.skeleton import FLIP_INDEX, NUM_KEYPOINTS  # noqa: E402
 from probpose_training.augmentation import NO_AUGMENTATION, AugmentationConfig, Sample, augment, crop, flip, half_body  # noqa: E402
 from probpose_training.data import PoseDataset, Source  # noqa: E402
+from probpose_training.paste import body_mask, paste  # noqa: E402
 
 SIZE = (144, 192)
 GREY = 40
@@ -56,6 +57,60 @@ def test_keypoints_move_with_the_picture(seed):
             assert np.linalg.norm(dot - points[k]) < 1.5, (k, dot, points[k])
             checked += 1
     assert checked >= 3
+
+
+def standing(x: float, color: int, size: tuple[int, int] = (200, 240)) -> Sample:
+    """A person of one colour on grey, upright, its middle at x."""
+    offsets = [(0, 30), (4, 26), (-4, 26), (8, 28), (-8, 28), (18, 60), (-18, 60), (22, 95), (-22, 95), (24, 125),
+               (-24, 125), (12, 125), (-12, 125), (12, 170), (-12, 170), (12, 212), (-12, 212)]  # fmt: skip
+    keypoints = np.array([(x + dx, y) for dx, y in offsets], float)
+    image = np.full((size[1], size[0], 3), GREY, np.uint8)
+    ones = np.ones(NUM_KEYPOINTS)
+    image[body_mask(keypoints, ones > 0, size) > 0] = color
+    return Sample(image, np.array([x - 35, 15.0, x + 35, 225.0]), keypoints, 2 * ones, ones)
+
+
+def test_a_pasted_person_covers_or_stands_behind():
+    me = standing(100, 200)
+    everyone = np.ones(NUM_KEYPOINTS, bool)
+    occluded = behind = 0
+    for seed in range(60):
+        image, covered = paste(me.image, me.keypoints, everyone, standing(90, 120), np.random.default_rng(seed))
+        assert covered.sum() <= NUM_KEYPOINTS // 2
+        values = np.array([image[round(y), round(x), 0] for x, y in me.keypoints])
+        for k in range(NUM_KEYPOINTS):  # rims are soft
+            assert values[k] < 170 if covered[k] else values[k] > 150, (seed, k, values[k])
+        occluded += covered.any()
+        behind += not covered.any() and (image == 120).any()
+    assert occluded > 10 and behind > 10
+
+
+def test_nothing_is_pasted_where_there_is_no_image():
+    me = standing(100, 200)
+    me.image[:, :100] = 0
+    for seed in range(20):
+        image, _ = paste(me.image, me.keypoints, np.ones(17, bool), standing(90, 120), np.random.default_rng(seed))
+        assert image[:, :97].max() == 0
+
+
+def test_nobody_is_cut_out_along_too_few_joints():
+    me, other = standing(100, 200), standing(90, 120)
+    other.weight[5] = 0  # a shoulder
+    assert not body_mask(other.keypoints, other.weight > 0, (200, 240)).any()
+    image, covered = paste(me.image, me.keypoints, np.ones(17, bool), other, np.random.default_rng(0))
+    np.testing.assert_array_equal(image, me.image)
+    assert not covered.any()
+
+
+def test_covered_joints_are_occluded_and_keep_their_place():
+    config = AugmentationConfig(**{**vars(NO_AUGMENTATION), "paste": 1.0})
+    changed = 0
+    for seed in range(20):
+        _, _, sample = augment(standing(100, 200), config, np.random.default_rng(seed), SIZE, lambda: standing(90, 120))
+        np.testing.assert_array_equal(sample.keypoints, standing(100, 200).keypoints)
+        assert set(sample.visibility) <= {1, 2} and (sample.weight == 1).all()
+        changed += (sample.visibility == 1).any()
+    assert 0 < changed < 20
 
 
 def test_flip_twice_is_nothing():

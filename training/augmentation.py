@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -9,7 +10,8 @@ import numpy as np
 
 from probpose_ros.geometry import PADDING, CropTransform
 from probpose_ros.skeleton import FLIP_INDEX, LOWER_BODY, UPPER_BODY
-from probpose_training.crop_augmentation import apply_crop, crop_augment
+from probpose_training.crop_augmentation import OCCLUDED, VISIBLE, apply_crop, crop_augment
+from probpose_training.paste import paste
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,23 @@ class AugmentationConfig:
     blur: float = 0.0
     low_resolution: float = 0.0
     cutout: float = 0.0
+    paste: float = 0.0
 
 
 NO_AUGMENTATION = AugmentationConfig(flip=0, half_body=0, shift=0, scale_range=(1, 1), rotate=0, crop=0)
 
 
-def augment(sample: Sample, config: AugmentationConfig, rng: np.random.Generator, crop_size: tuple[int, int]):
-    """One training example: (crop uint8 (height, width, 3), CropTransform, Sample as augmented)."""
+def augment(
+    sample: Sample,
+    config: AugmentationConfig,
+    rng: np.random.Generator,
+    crop_size: tuple[int, int],
+    anyone: Callable[[], Sample] | None = None,
+):
+    """One training example: (crop uint8 (height, width, 3), CropTransform, Sample as augmented).
+
+    ``anyone()``: some other person, to be pasted; only asked where ``paste`` is above 0.
+    """
     if rng.random() < config.flip:
         sample = flip(sample)
     if rng.random() < config.half_body:
@@ -60,7 +72,12 @@ def augment(sample: Sample, config: AugmentationConfig, rng: np.random.Generator
         sample = crop(sample, rng, config.crop_kept)
     bbox, rotation = transform_bbox(sample.bbox, config, rng)
     transform = CropTransform.from_bbox(bbox, crop_size, PADDING, rotation)
-    return photometric(transform.warp(sample.image), config, rng), transform, sample
+    image = transform.warp(sample.image)
+    if config.paste and anyone and rng.random() < config.paste:
+        image, covered = paste(image, transform.to_crop(sample.keypoints), sample.weight > 0, anyone(), rng)
+        visibility = np.where(covered & (sample.visibility == VISIBLE), OCCLUDED, sample.visibility)
+        sample = replace(sample, visibility=visibility)
+    return photometric(image, config, rng), transform, sample
 
 
 def flip(sample: Sample) -> Sample:

@@ -88,7 +88,13 @@ class PoseDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        crop, transform, sample = augment(self.sample(index), self.augmentation, rng, self.crop_size)
+        crop, transform, sample = augment(
+            self.sample(index),
+            self.augmentation,
+            rng,
+            self.crop_size,
+            lambda: self.sample(int(rng.integers(len(self)))),
+        )
         return example(crop, transform.to_crop(sample.keypoints), sample, self.crop_size)
 
 
