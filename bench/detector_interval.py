@@ -87,10 +87,7 @@ def main() -> None:
             if persons:
                 cells = " | ".join(f"{value / max(joints, 1):.3f}" for value in covered)
                 kind = "with a detection" if detected else "between"
-                every = {1: "every image", 2: "every 2nd image", 3: "every 3rd image"}.get(
-                    interval, f"every {interval}th image"
-                )
-                lines.append(f"| {every} | {kind} | {matched / persons:.3f} of {persons:.0f} | {cells} |")
+                lines.append(f"| 1 image in {interval} | {kind} | {matched / persons:.3f} of {persons:.0f} | {cells} |")
     table = "\n".join(lines) + "\n"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "detector_interval.md").write_text(table)

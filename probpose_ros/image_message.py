@@ -134,12 +134,9 @@ def compressed_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that a JPEG or PNG claims to have, before anything is decoded; None if it is neither."""
     if data.startswith(PNG):
         return (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) if len(data) >= 24 else None
-    at = _frame_header(data)
-    return (
-        None
-        if at is None
-        else (int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big"))
-    )
+    if (at := _frame_header(data)) is None:
+        return None
+    return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
 
 
 def truncated_jpeg(data: bytes) -> bool:
