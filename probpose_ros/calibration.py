@@ -209,17 +209,19 @@ class Calibration:
             known: (P, K) bool, which maps are distributions, if somebody has looked already.
         """
         good = (is_distribution(probmaps) if known is None else known) & np.isfinite(quality)
-        bins = self.bins(JOINT_TYPE, np.where(good, quality, 0))
+        bins = self.bins(JOINT_TYPE, quality)
         mixture = JOINT_TYPE * QUALITY_BINS + bins
         thresholds = self.thresholds(JOINT_TYPE, bins, presence, kind)[..., self.columns(levels)]
         measured = []
         for maps, its_good, its_mixture, its_thresholds in zip(probmaps, good, mixture, thresholds, strict=True):
             maps = with_placeholders(maps, its_good)
             # Where the map of the other side is not known, a joint's own stands for it.
-            mirrored = maps[np.where(its_good[FLIP_INDEX], FLIP_INDEX, np.arange(len(maps)))]
-            ranking = Ranking(self.predictor(maps, mirrored, its_mixture))
+            other_side = np.where(its_good[FLIP_INDEX], FLIP_INDEX, np.arange(len(maps)))
+            own = maps.transpose(1, 0, 2).copy()
+            predictive = self.predictor.mix(own, own.take(other_side, axis=1), its_mixture)
+            ranking = Ranking(predictive.transpose(1, 0, 2))
             measured.append(measure(ranking.inside(its_thresholds), ranking.rows))
-        valid = np.isfinite(thresholds) & (states != KeypointState.UNKNOWN)[..., None]
+        valid = np.isfinite(thresholds) & (states != KeypointState.UNKNOWN.value)[..., None]
         return describe(measured, good, valid, transforms, codec, levels, KINDS[kind or self.kind])
 
     def has(self, levels: Sequence[float]) -> bool:

@@ -116,6 +116,12 @@ class Codec:
         return np.asarray(points) / self._ratio + self._first
 
     @cached_property
+    def to_crop_matrix(self) -> np.ndarray:
+        """(3, 3) float64: map px -> crop px, of points (x, y, 1)."""
+        origin, x_axis, y_axis = self.to_crop(np.array([[0, 0], [1, 0], [0, 1]]))
+        return np.vstack([np.column_stack([x_axis - origin, y_axis - origin, origin]), [0, 0, 1]])
+
+    @cached_property
     def _ratio(self) -> np.ndarray:
         return (np.array(self.map_size) - 1) / (self._last - self._first)
 

@@ -14,21 +14,19 @@ def powers(n: int) -> np.ndarray:
 
 
 def moment_sums(rows: np.ndarray, n: int) -> np.ndarray:
-    """(3, n, 3) float32: sums of y^i x^j over n maps that lie side by side, (h, n * w)."""
+    """(3, 3, n) float32: sums of y^i x^j over n maps that lie side by side, (h, n * w)."""
     h, w = len(rows), rows.shape[1] // n
-    return (powers(h) @ rows).reshape(3, n, w) @ powers(w).T
+    return powers(w) @ (powers(h) @ rows).reshape(3, n, w).swapaxes(1, 2)
 
 
 def moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means (2, ...), x first, about the middle; covariances (3, ...): xx, xy, yy. A cell's mass fills its square.
 
     Args:
-        sums: (3, ..., 3) of y^i x^j over each map. All in map px.
+        sums: (3, 3, ...) of y^i x^j over each map. All in map px.
     """
-    sums = sums / sums[:1, ..., :1].astype(np.float64)
-    mean, covariance = np.empty((2, *sums.shape[1:-1])), np.empty((3, *sums.shape[1:-1]))
-    mean[0], mean[1] = sums[0, ..., 1], sums[1, ..., 0]
-    covariance[0], covariance[1], covariance[2] = sums[0, ..., 2], sums[1, ..., 1], sums[2, ..., 0]
+    sums = np.divide(sums, sums[0, 0], dtype=np.float64).reshape(9, *sums.shape[2:])
+    mean, covariance = sums[1:4:2], sums[2:7:2]
     covariance[:2] -= mean[0] * mean
     covariance[2] -= mean[1] * mean[1]
     covariance[::2] += 1 / 12

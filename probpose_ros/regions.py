@@ -7,7 +7,9 @@ sparsemax are exactly 0 in most cells, and the true joint can lie in one of thos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +26,17 @@ MASS_TOLERANCE = 1e-3
 
 _COS, _SIN = DIRECTIONS.T
 _HALF = SIDES // 2
-# Least squares over opposite sides: centre (half, xy) of their difference, covariance (half, xx xy yy) of their half
-# width^2.
+# From the columns of a region to its supports, by half (down, up) and direction: the shares of a column's reach and of
+# its place in how far its cells' centres are, and what they fill beside it. The level directions have a share of the
+# reach too small to count, unless a column reaches nowhere.
+_SHARES = np.stack([np.maximum(np.abs(_SIN), 1e-20), _COS]).reshape(2, 2, _HALF).swapaxes(0, 1).astype(np.float32)
+_BESIDE = np.abs(_COS).reshape(2, _HALF) / 2
+# From supports to points: the polygon's corners, and as its last one the ellipse's centre. It and the ellipse's
+# covariance are least squares over opposite sides: of their difference, and of their half width^2.
 _CENTRE = np.linalg.pinv(DIRECTIONS[:_HALF]).T / 2
-_SPREAD = np.linalg.pinv(np.column_stack([_COS**2, 2 * _COS * _SIN, _SIN**2])[:_HALF]).T
-# By half (down, up), the shares of a column's reach and of its place in how far its cells are, by direction. The level
-# directions have a share of the reach too small to count, unless a column reaches nowhere.
-_REACH = np.stack([np.maximum(np.abs(_SIN), 1e-20), _COS]).reshape(2, 2, _HALF).swapaxes(0, 1).astype(np.float32)
-_NOWHERE = np.float32(-1e30)
+_POINTS = np.concatenate([polygons(np.eye(SIDES)), np.concatenate([_CENTRE, -_CENTRE])[:, None]], axis=1)
+_SPREAD = np.linalg.pinv(np.column_stack([_COS**2, 2 * _COS * _SIN, _SIN**2])[:_HALF]).T  # (half, xx xy yy)
+_MEAN_XY_APART = np.array([[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, -0.5]])  # xx xy yy -> (xx + yy) / 2, xy, (xx - yy) / 2
 
 
 def is_distribution(probmap: np.ndarray) -> np.ndarray:
@@ -42,10 +47,9 @@ def is_distribution(probmap: np.ndarray) -> np.ndarray:
     return (np.abs(mass - 1) <= MASS_TOLERANCE) & (cells.min(axis=-1) >= 0)
 
 
-def map_to_image(transform: CropTransform, codec: Codec) -> tuple[np.ndarray, np.ndarray]:
-    """The affine map px -> image px as (matrix (2, 2), offset (2,)), read off the two owners of its halves."""
-    origin, x_axis, y_axis = transform.to_image(codec.to_crop(np.array([[0, 0], [1, 0], [0, 1]])))
-    return np.column_stack([x_axis - origin, y_axis - origin]), origin
+def map_to_image(transform: CropTransform, codec: Codec) -> np.ndarray:
+    """(2, 3) float64: the affine map px -> image px, of points (x, y, 1)."""
+    return transform.inverse_matrix @ codec.to_crop_matrix
 
 
 def regions_from_maps(
@@ -80,12 +84,11 @@ def with_placeholders(probmap: np.ndarray, good: np.ndarray) -> np.ndarray:
 class Measured(NamedTuple):
     """All that describe() needs of one person's regions at L levels.
 
-    first, last: (L, K, w) small integers: h - y of the first and y + 1 of the last cell of each column; 0: no cell.
-    cells: (L, K), their number. sums: (3, K, 3) float32: of y^i x^j over the maps.
+    ends: (2, L, K, w) small integers: y + 1 of the last cell of each column and h - y of the first; 0: no cell.
+    cells: (L, K), their number. sums: (3, 3, K) float32: of y^i x^j over the maps.
     """
 
-    first: np.ndarray
-    last: np.ndarray
+    ends: np.ndarray
     cells: np.ndarray
     sums: np.ndarray
 
@@ -94,18 +97,58 @@ def measure(inside: np.ndarray, rows: np.ndarray) -> Measured:
     """Passes over the cells of one person; several persons at once would not stay in the processor's cache.
 
     Args:
-        inside: (L, K, h, w) bool, the cells of each region; at least one each.
+        inside: (L, K, h, w) bool, the cells of each region, h before K in memory; at least one each.
         rows: (h, K * w), the maps side by side, for the covariances.
     """
-    k, h = inside.shape[1:3]
-    small = np.min_scalar_type(h)  # the smaller the integers, the faster
-    cells, y = inside.view(np.uint8), np.arange(h, dtype=small)[:, None]
+    levels, k, h, w = inside.shape
+    cells = inside.swapaxes(1, 2).reshape(levels, h, k * w).view(np.uint8)
+    from_ends = _from_ends(h)
     return Measured(
-        first=(cells * (small.type(h) - y)).max(axis=2),
-        last=(cells * (y + small.type(1))).max(axis=2),
-        cells=cells.sum(axis=2, dtype=small).sum(axis=2),
+        ends=(cells * from_ends).max(axis=2).reshape(2, levels, k, w),
+        cells=cells.sum(axis=1, dtype=from_ends.dtype).reshape(levels, k, w).sum(axis=2),
         sums=moment_sums(rows, k),
     )
+
+
+@lru_cache(maxsize=8)
+def _from_ends(h: int) -> np.ndarray:
+    """(2, 1, h, 1): y + 1 and h - y; the smaller the integers, the faster."""
+    y = np.arange(h)
+    return np.array([y + 1, h - y], np.min_scalar_type(h))[:, None, :, None]
+
+
+class Placement(NamedTuple):
+    """Where the maps of P persons lie: map px -> image px.
+
+    matrix: (P, 2, 2). offset: (P,) complex, x + iy. cell: (P,) area of a cell, image px^2.
+    spread: (P, 3, 3): xx, xy, yy of the map, as a row, -> those of the image.
+    growth: (P,) map px, what is more in the image than the rounding of a point of the map to float32.
+    """
+
+    matrix: np.ndarray
+    offset: np.ndarray
+    cell: np.ndarray
+    spread: np.ndarray
+    growth: np.ndarray
+
+    @staticmethod
+    def of(transforms: Sequence[CropTransform], codec: Codec) -> Placement:
+        """In Python's numbers: for a few people that is faster than arrays."""
+        matrices, offsets, cells, spreads, growths = [], [], [], [], []
+        for transform in transforms:
+            (a, b, x), (c, d, y) = map_to_image(transform, codec).tolist()
+            cell = abs(a * d - b * c)
+            largest = max(abs(x), abs(y)) + (abs(a) + abs(b) + abs(c) + abs(d)) * max(codec.map_size)
+            matrices.append((a, b, c, d))
+            offsets.append(complex(x, y))
+            cells.append(cell)
+            spreads.append((a * a, a * c, c * c, 2 * a * b, a * d + b * c, 2 * c * d, b * b, b * d, d * d))
+            # The largest coordinate's rounding, over the least change in the image per px of the map.
+            growths.append(16 * math.ulp(largest) * 2**29 * math.sqrt(a * a + b * b + c * c + d * d) / cell)
+        return Placement(
+            matrix=np.array(matrices).reshape(-1, 2, 2), offset=np.array(offsets), cell=np.array(cells),
+            spread=np.array(spreads).reshape(-1, 3, 3), growth=np.array(growths),
+        )  # fmt: skip
 
 
 def describe(
@@ -120,109 +163,90 @@ def describe(
     """
     if not measured:
         return []
-    affine = [map_to_image(transform, codec) for transform in transforms]
-    matrix, offset = np.array([m for m, _ in affine]), np.array([o for _, o in affine])
-    cell = matrix[:, 0, 0] * matrix[:, 1, 1] - matrix[:, 0, 1] * matrix[:, 1, 0]
-    supports = _supports(measured, codec.map_size)
-    corners = _polygons(supports, codec.map_size, matrix, offset, cell)
-    to_image = _spread_to_image(matrix)
-    ellipses = _ellipses(supports, corners, matrix, offset, to_image)
-    areas = np.array([person.cells for person in measured]) * np.abs(cell)[:, None, None]
-    _, covariance = moments(np.array([person.sums for person in measured]).swapaxes(0, 1))
-    covariance = covariance.transpose(1, 2, 0) @ to_image
-
-    def finished(array: np.ndarray) -> np.ndarray:
-        array = array.astype(np.float32)
-        if not all_good:
-            array[~good] = np.nan
-        return array
-
-    all_good = good.all()
-    ellipses, areas, corners = (finished(array.swapaxes(1, 2)) for array in (ellipses, areas, corners))
-    covariance = finished(covariance)
-    as_array, valid = np.asarray(levels, np.float32), valid & good[..., None]
-    none = (np.zeros((0, 2), np.float32),) * len(levels)
+    place = Placement.of(transforms, codec)
+    corners, ellipses = _shapes(_supports(measured, codec.map_size), place)
+    by_level = (len(measured), len(levels), -1)
+    corners = corners.reshape(*by_level, SIDES, 2)
+    ellipses = ellipses.reshape(*by_level, 5).swapaxes(1, 2)
+    areas = np.array([person.cells for person in measured]) * place.cell[:, None, None]
+    areas = areas.astype(np.float32).swapaxes(1, 2)
+    _, covariances = moments(np.array([person.sums for person in measured]).transpose(1, 2, 0, 3))
+    covariances = (covariances.transpose(1, 2, 0) @ place.spread).astype(np.float32)
+    outlines = [tuple(zip(*its)) for its in corners]  # by keypoint, then level
+    if not good.all():
+        for numbers in (ellipses, areas, covariances):
+            numbers[~good] = np.nan
+        valid = valid & good[..., None]
+        none = (np.zeros((0, 2), np.float32),) * len(levels)
+        outlines = [tuple(its if known else none for its, known in zip(*both)) for both in zip(outlines, good.tolist())]
+    as_array = np.asarray(levels, np.float32)
     return [
         Regions(
             levels=as_array, kind=kind, valid=valid[p], ellipses=ellipses[p], areas=areas[p],
-            covariances=covariance[p],
-            polygons=tuple(
-                tuple(its) if known else none for its, known in zip(corners[p], good[p].tolist(), strict=True)
-            ),
+            covariances=covariances[p], polygons=outlines[p],
         )
         for p in range(len(measured))
     ]  # fmt: skip
 
 
-def _turned(matrices: np.ndarray) -> np.ndarray:
-    return matrices.swapaxes(-1, -2)
-
-
-def _spread_to_image(matrix: np.ndarray) -> np.ndarray:
-    """(P, 3, 3): xx, xy, yy of the map, as a row, -> those of the image; matrix: (P, 2, 2)."""
-    (a, b), (c, d) = matrix.transpose(1, 2, 0)
-    rows = [a * a, a * c, c * c, 2 * a * b, a * d + b * c, 2 * c * d, b * b, b * d, d * d]
-    return np.array(rows).T.reshape(-1, 3, 3)
-
-
 def _supports(measured: Sequence[Measured], map_size: tuple[int, int]) -> np.ndarray:
-    """(P, L, K, SIDES) float64, how far each region's cells reach along each of DIRECTIONS, map px."""
+    """(P, L * K, SIDES) float64, how far each region's cells reach along each of DIRECTIONS, map px."""
     w, h = map_size
-    # How far the cells of each column reach down and up; where there is none, nowhere.
-    columns = np.array([[person.last for person in measured], [person.first for person in measured]])
-    reach = columns.reshape(2, -1, w).swapaxes(1, 2).astype(np.float32)
-    np.copyto(reach, _NOWHERE, where=reach == 0)
-    places = np.empty((*reach.shape, 2), np.float32)
-    np.subtract(reach, np.array([[[0.5]], [[h - 0.5]]], np.float32), out=places[..., 0])
+    ends = np.array([person.ends for person in measured])
+    people = len(ends)
+    columns = ends.transpose(1, 4, 0, 2, 3).reshape(2, w, -1)
+    places = _places(w, columns.shape[-1]).copy()
+    for half, reach in enumerate(_reach(h)):
+        places[half, ..., 0] = reach.take(columns[half])
+    far = (places.reshape(2, -1, 2) @ _SHARES).reshape(2, w, -1).max(axis=1)
+    far = far.reshape(2, people, -1, _HALF).transpose(1, 2, 0, 3)
+    return np.add(far, _BESIDE, order="C").reshape(people, -1, SIDES)
+
+
+@lru_cache(maxsize=8)
+def _reach(h: int) -> np.ndarray:
+    """(2, h + 1) float32: by Measured.ends, how far a column reaches down and up; nowhere where it has no cell."""
+    reach = np.arange(h + 1) - np.array([[0.5], [h - 0.5]])
+    reach[:, 0] = -1e30
+    return reach.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _places(w: int, regions: int) -> np.ndarray:
+    """(2, w, regions, 2) float32: by half, reach (to be filled) and place of each region's columns."""
+    places = np.zeros((2, w, regions, 2), np.float32)
     places[..., 1] = np.arange(w)[:, None]
-    far = (places.reshape(2, -1, 2) @ _REACH).reshape(2, w, -1).max(axis=1)
-    far = far.reshape(2, -1, _HALF).swapaxes(0, 1).reshape(*columns.shape[1:4], SIDES)
-    return far + np.abs(_COS) / 2
+    return places
 
 
-def _polygons(
-    supports: np.ndarray, map_size: tuple[int, int], matrix: np.ndarray, offset: np.ndarray, cell: np.ndarray
-) -> np.ndarray:
-    """(P, L, K, SIDES, 2) float32 image px: the tangents' polygons.
+def _shapes(supports: np.ndarray, place: Placement) -> tuple[np.ndarray, np.ndarray]:
+    """The tangents' polygons (P, R, SIDES, 2) and ellipses (P, R, 5), float32 image px, of supports (P, R, SIDES).
 
-    Args:
-        matrix (P, 2, 2), offset (P, 2): map px -> image px. cell: (P,), the determinant.
+    Every side moves out by more than the rounding of corners to float32, so that what is sent is convex and contains
+    the region. The ellipse has the region's shape and is grown until it contains the polygon: one about c with
+    covariance S reaches c n + sqrt(n S n) in direction n, so least squares give c and S. Its centre and angle are
+    rounded first and its size is measured from the rounded ones: the ellipse that is sent contains the polygon that is
+    sent. Points are complex numbers, x + iy.
     """
-    # Every side moves out by more than the rounding of corners to float32, so that what is sent is convex and contains
-    # the region: largest coordinate, over the least change in the image per px of the map.
-    largest = (np.abs(offset).max(axis=1) + np.abs(matrix).sum(axis=(1, 2)) * max(map_size)).astype(np.float32)
-    growth = 16 * np.spacing(largest) * np.sqrt((matrix**2).sum(axis=(1, 2))) / np.abs(cell)
-    corners = polygons(supports + growth[:, None, None, None]).reshape(len(supports), -1, 2)
-    corners = corners @ _turned(matrix) + offset[:, None]
-    return corners.astype(np.float32).reshape(*supports.shape, 2)
+    people, regions = supports.shape[:2]
+    to_points = (_POINTS.reshape(-1, 2) @ place.matrix.swapaxes(1, 2)).reshape(people, SIDES, -1)
+    points = (supports + place.growth[:, None, None]) @ to_points
+    points.view(np.complex128)[...] += place.offset[:, None, None]
+    points = points.astype(np.float32)
+    corners, centre = points[..., : 2 * SIDES].view(np.complex64), points[..., 2 * SIDES :].view(np.complex64)
 
-
-def _ellipses(
-    supports: np.ndarray, corners: np.ndarray, matrix: np.ndarray, offset: np.ndarray, to_image: np.ndarray
-) -> np.ndarray:
-    """(P, L, K, 5): ellipses shaped like the regions, grown until they contain the polygons; image px.
-
-    An ellipse about c with covariance S reaches c n + sqrt(n S n) in direction n: least squares give c and S. Centre
-    and angle are rounded to float32 first and the size is measured from the rounded ones, so that the ellipse that is
-    sent contains the polygon that is sent.
-    """
-    shape = supports.shape[:-1]
-    one, other = supports.reshape(len(supports), -1, 2, _HALF).transpose(2, 0, 1, 3)
-    half = (one + other) / 2
-    ellipses = np.empty((len(supports), one.shape[1], 5))
-    ellipses[..., :2] = (one - other) @ (_CENTRE @ _turned(matrix)) + offset[:, None]
-    spread = (half * half) @ (_SPREAD @ to_image)
-    mean, apart, xy = (spread[..., 0] + spread[..., 2]) / 2, (spread[..., 0] - spread[..., 2]) / 2, spread[..., 1]
+    half_width = (supports[..., :_HALF] + supports[..., _HALF:]) / 2
+    spread = (half_width * half_width) @ (_SPREAD @ place.spread @ _MEAN_XY_APART)
+    mean, xy, apart = spread.transpose(2, 0, 1)
     radius = np.hypot(apart, xy)
-    ellipses[..., 2] = mean + radius
-    ellipses[..., 3] = np.maximum(mean - radius, ellipses[..., 2] * 1e-4)
+    flat = np.maximum((mean - radius) / (mean + radius), 1e-4)  # (semi-minor / semi-major)^2
+    ellipses = np.empty((people, regions, 5), np.float32)
+    ellipses[..., :2] = points[..., 2 * SIDES :]
     ellipses[..., 4] = np.arctan2(xy, apart) / 2
-    axes = np.sqrt(ellipses[..., 2:4], out=ellipses[..., 2:4])
-    rounded = ellipses.astype(np.float32).astype(np.float64)
-    reach = corners.reshape(*rounded.shape[:2], SIDES, 2) - rounded[..., None, :2]
-    # As complex numbers, turned back by the angle.
-    reach.view(np.complex128)[..., 0] *= np.exp(-1j * rounded[..., 4])[..., None]
-    reach /= axes[..., None, :]
-    reach *= reach
-    axes *= np.sqrt((reach[..., 0] + reach[..., 1]).max(axis=-1, keepdims=True)) * (1 + 1e-6)
-    return ellipses.reshape(*shape, 5)
+    turned = np.subtract(corners, centre, dtype=np.complex128)
+    turned *= np.exp(-1j * ellipses[..., 4:].astype(np.float64))
+    squares = turned.view(np.float64) ** 2
+    major = (squares[..., ::2] + squares[..., 1::2] / flat[..., None]).max(axis=-1) * (1 + 1e-6) ** 2
+    ellipses[..., 2] = np.sqrt(major)
+    ellipses[..., 3] = np.sqrt(major * flat)
+    return corners.view(np.float32).reshape(people, regions, SIDES, 2), ellipses
