@@ -231,9 +231,8 @@ def _shapes(supports: np.ndarray, place: Placement) -> tuple[np.ndarray, np.ndar
     people, regions = supports.shape[:2]
     to_points = (_POINTS.reshape(-1, 2) @ place.matrix.swapaxes(1, 2)).reshape(people, SIDES, -1)
     points = (supports + place.growth[:, None, None]) @ to_points
-    points.view(np.complex128)[...] += place.offset[:, None, None]
-    points = points.astype(np.float32)
-    corners, centre = points[..., : 2 * SIDES].view(np.complex64), points[..., 2 * SIDES :].view(np.complex64)
+    points = (points.view(np.complex128) + place.offset[:, None, None]).astype(np.complex64)
+    corners, centre = points[..., :SIDES], points[..., SIDES:]
 
     half_width = (supports[..., :_HALF] + supports[..., _HALF:]) / 2
     spread = (half_width * half_width) @ (_SPREAD @ place.spread @ _MEAN_XY_APART)
@@ -241,7 +240,7 @@ def _shapes(supports: np.ndarray, place: Placement) -> tuple[np.ndarray, np.ndar
     radius = np.hypot(apart, xy)
     flat = np.maximum((mean - radius) / (mean + radius), 1e-4)  # (semi-minor / semi-major)^2
     ellipses = np.empty((people, regions, 5), np.float32)
-    ellipses[..., :2] = points[..., 2 * SIDES :]
+    ellipses[..., 0], ellipses[..., 1] = centre.real[..., 0], centre.imag[..., 0]
     ellipses[..., 4] = np.arctan2(xy, apart) / 2
     turned = np.subtract(corners, centre, dtype=np.complex128)
     turned *= np.exp(-1j * ellipses[..., 4:].astype(np.float64))
@@ -249,4 +248,4 @@ def _shapes(supports: np.ndarray, place: Placement) -> tuple[np.ndarray, np.ndar
     major = (squares[..., ::2] + squares[..., 1::2] / flat[..., None]).max(axis=-1) * (1 + 1e-6) ** 2
     ellipses[..., 2] = np.sqrt(major)
     ellipses[..., 3] = np.sqrt(major * flat)
-    return corners.view(np.float32).reshape(people, regions, SIDES, 2), ellipses
+    return points.view(np.float32)[..., : 2 * SIDES].reshape(people, regions, SIDES, 2), ellipses
