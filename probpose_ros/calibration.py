@@ -31,6 +31,7 @@ AUTO = "auto"  # in the place of a name: the file beside the pose model
 FORMAT_VERSION = 2
 MAX_BYTES = 8_000_000
 QUALITY_BINS = 4
+_FIRST_MIXTURE = JOINT_TYPE * QUALITY_BINS
 DOUBTFUL = QUALITY_BINS  # in the place of a quality bin: presence is so low that the joint may be out of the window
 GIVEN_BOXES = "gt boxes"  # in the place of a detector's sha256
 KINDS = {
@@ -182,7 +183,8 @@ class Calibration:
 
     @cached_property
     def _thresholds(self) -> dict[str, np.ndarray]:
-        return {kind: np.array([getattr(group, kind) for group in self.groups]) for kind in KINDS}
+        """By kind, (T, QUALITY_BINS + 1, levels)."""
+        return {kind: np.array([getattr(group, kind) for group in self.groups])[self._group_of] for kind in KINDS}
 
     def bins(self, joint_type: np.ndarray, quality: np.ndarray) -> np.ndarray:
         """Bin of each predicted quality; joint_type: indices of JOINT_TYPES."""
@@ -191,7 +193,7 @@ class Calibration:
     def thresholds(self, joint_type: np.ndarray, bins: np.ndarray, presence: np.ndarray, kind: str = "") -> np.ndarray:
         """(N, levels) largest scores that belong to the regions; bins: of quality. presence: of the network."""
         bins = np.where(presence < self.doubt, DOUBTFUL, bins)
-        return self._thresholds[kind or self.kind][self._group_of[joint_type, bins]]
+        return self._thresholds[kind or self.kind][joint_type, bins]
 
     def regions(
         self, probmaps: np.ndarray, quality: np.ndarray, presence: np.ndarray, states: np.ndarray,
@@ -210,7 +212,7 @@ class Calibration:
         """
         good = (is_distribution(probmaps) if known is None else known) & np.isfinite(quality)
         bins = self.bins(JOINT_TYPE, quality)
-        mixture = JOINT_TYPE * QUALITY_BINS + bins
+        mixture = _FIRST_MIXTURE + bins
         thresholds = self.thresholds(JOINT_TYPE, bins, presence, kind)[..., self.columns(levels)]
         measured = []
         for maps, its_good, its_mixture, its_thresholds in zip(probmaps, good, mixture, thresholds, strict=True):

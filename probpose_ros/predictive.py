@@ -30,7 +30,7 @@ _ROOM = _OCTAVES + 2
 # The least density in front of each step; behind the last, everything is in front.
 _LEAST = np.zeros(_ROOM * _STEPS, np.float32)
 _LEAST[:BINS] = ((_TOP + 1 - np.arange(BINS)).astype(np.int32) << _SHIFT).view(np.float32)
-_OF_OCTAVE = np.ones(_STEPS)
+_OF_OCTAVE, _DENSER = np.ones(_STEPS), np.triu(np.ones((_ROOM, _ROOM)), 1)  # sums of an octave, of all octaves before
 _TWICE_XY = np.array([[1.0], [2.0], [1.0]])
 
 
@@ -107,14 +107,12 @@ class Ranking:
         steps = _steps(self.rows, *_own_steps(n, w))
         mass = np.bincount(steps.ravel(), self.rows.ravel(), n * _ROOM * _STEPS)
         self.mass = mass.reshape(n, _ROOM, _STEPS)
-        self.above = np.zeros((n, _ROOM))
-        octaves = (mass.reshape(-1, _STEPS) @ _OF_OCTAVE).reshape(n, _ROOM)
-        octaves[:, :-2].cumsum(axis=1, out=self.above[:, 1:-1])
+        self.above = (mass.reshape(-1, _STEPS) @ _OF_OCTAVE).reshape(n, _ROOM) @ _DENSER
         self.above[:, -1] = np.inf
 
     def _above(self, octave: np.ndarray) -> np.ndarray:
         """(N, L, steps + 1) the mass of all cells denser than each step of an octave (N, L) and than the next one."""
-        place = octave + _ROOM * np.arange(len(octave))[:, None]
+        place = octave + np.arange(0, len(octave) * _ROOM, _ROOM)[:, None]
         above = np.empty((*octave.shape, _STEPS + 1))
         above[..., 0] = self.above.take(place)
         above[..., 1:] = self.mass.reshape(-1, _STEPS).take(place, axis=0)
