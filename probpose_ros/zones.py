@@ -205,7 +205,9 @@ def _body(
         stature, distance, slack = config.tallest_person, distance - late, slack + late
     else:
         # The smaller a person, the nearer: in the image all that follows from the size is largest for the shortest.
-        stature, distance = config.shortest_person, np.full_like(near, lens.focal / high)
+        # Of no size, at an unknown distance.
+        stature = config.shortest_person
+        distance = np.full_like(near, lens.focal / high if high > 0 else np.nan)
         if config.assume_range and camera is not None and high > 0:
             source, slack = RangeSource.ASSUMED, slack + body.ARM * config.tallest_person
             near, far = np.full_like(near, min(camera.fx, camera.fy) / high), np.full_like(far, camera.focal / low)

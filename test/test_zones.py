@@ -265,6 +265,16 @@ def test_whatever_the_numbers_polygons_are_finite_and_nothing_is_promised_about_
                 assert np.isnan(zone.distance) or zone.distance >= 0
 
 
+def test_a_person_of_no_size_is_at_an_unknown_distance():
+    picture = replace(
+        person_in_view(posed()), bbox=np.zeros(4, np.float32), keypoints=np.zeros((17, 2), np.float32),
+        states=np.full(17, KeypointState.IN, np.uint8), regions=None,
+    )  # fmt: skip
+    for camera in (CAMERA, None):
+        for zone in zones_at(bodies(frame(picture), CONFIG, camera, None, 0.0), 0.1, CONFIG, camera):
+            assert np.isfinite(zone.polygon).all() and not zone.valid and np.isnan(zone.distance)
+
+
 # --- metres
 
 
