@@ -133,7 +133,7 @@ class Placement(NamedTuple):
 
     @staticmethod
     def of(transforms: Sequence[CropTransform], codec: Codec) -> Placement:
-        """In Python's numbers: for a few people that is faster than arrays."""
+        """In Python's numbers, which for a few people are faster than arrays."""
         matrices, offsets, cells, spreads, growths = [], [], [], [], []
         for transform in transforms:
             (a, b, x), (c, d, y) = map_to_image(transform, codec).tolist()
@@ -143,7 +143,7 @@ class Placement(NamedTuple):
             offsets.append(complex(x, y))
             cells.append(cell)
             spreads.append((a * a, a * c, c * c, 2 * a * b, a * d + b * c, 2 * c * d, b * b, b * d, d * d))
-            # The largest coordinate's rounding, over the least change in the image per px of the map.
+            # The largest coordinate's rounding to float32 (2^29 of float64's), over the least change per px of the map.
             growths.append(16 * math.ulp(largest) * 2**29 * math.sqrt(a * a + b * b + c * c + d * d) / cell)
         return Placement(
             matrix=np.array(matrices).reshape(-1, 2, 2), offset=np.array(offsets), cell=np.array(cells),
