@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python bench/regions.py [--repeats 2000]
 
 Prints the least, the median and the 99th percentile over the repeats of the processor's time, beside a yardstick of
-the same run: reading and writing a person's maps once. The crops' transforms are there already, as in the pipeline.
+the same run: reading and writing a person's maps once. As in the pipeline, the crops' transforms are there already and
+which maps are distributions is known: it looks once at all that a network gives, and that has a row of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from probpose_ros.calibration import KINDS, QUALITY_BINS, Calibration, Group, Kn
 from probpose_ros.codec import Codec
 from probpose_ros.geometry import CropTransform
 from probpose_ros.predictive import Mixture
-from probpose_ros.regions import regions_from_maps
+from probpose_ros.regions import is_distribution, regions_from_maps
 from probpose_ros.skeleton import JOINT_TYPES, NUM_KEYPOINTS
 
 LEVELS = (0.5, 0.95)
@@ -81,7 +82,7 @@ def main() -> None:
         codec = Codec((4 * w, 4 * h), (w, h))
         maps = example_maps(rng, DIFFERENT, w, h)
         quality, presence = rng.random((2, DIFFERENT, NUM_KEYPOINTS))
-        states = np.ones((DIFFERENT, NUM_KEYPOINTS), np.uint8)
+        states, known = np.ones((DIFFERENT, NUM_KEYPOINTS), np.uint8), is_distribution(maps)
         boxes = np.column_stack([rng.uniform(0, 900, (DIFFERENT, 2)), rng.uniform(1000, 1200, (DIFFERENT, 2))])
         transforms = [CropTransform.from_bbox(box, codec.crop_size) for box in boxes]
 
@@ -92,18 +93,21 @@ def main() -> None:
         def calibrated(i: int, people: int) -> object:
             its = some(i, people)
             numbers = maps[its], quality[its], presence[its], states[its], transforms[its]  # noqa: B023
-            return calibration.regions(*numbers, codec, LEVELS)  # noqa: B023
+            return calibration.regions(*numbers, codec, LEVELS, known=known[its])  # noqa: B023
 
         def uncalibrated(i: int, people: int) -> object:
             its = some(i, people)
-            return regions_from_maps(maps[its], transforms[its], codec, LEVELS)  # noqa: B023
+            return regions_from_maps(maps[its], transforms[its], codec, LEVELS, known[its])  # noqa: B023
+
+        def looked_at(i: int, people: int) -> object:
+            return is_distribution(maps[some(i, people)])  # noqa: B023
 
         def copy(i: int, people: int) -> object:
             return maps[some(i, people)] * np.float32(2)  # noqa: B023
 
         for name, call, counts in (
             ("calibrated", calibrated, (1, 2, 8)), ("not calibrated", uncalibrated, (1, 8)),
-            ("yardstick: one pass", copy, (1,)),
+            ("the maps looked at", looked_at, (1,)), ("yardstick: one pass", copy, (1,)),
         ):  # fmt: skip
             for people in counts:
                 times = timed(lambda i: call(i, people), args.repeats // people, people)  # noqa: B023
