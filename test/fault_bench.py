@@ -148,14 +148,13 @@ class FaultBench:
 
     def __init__(
         self, detector: Path, model: Path, program: str = "-m probpose_ros.ros.node", compressed: bool = False,
-        domain: int = 0, **parameters: Any,
+        **parameters: Any,
     ) -> None:  # fmt: skip
         self.parameters = {"detector": detector, "model": model, "compressed": compressed, **parameters}
         self.program = program
-        self.context, self.domain = rclpy.Context(), domain or next_domain()
+        self.context, self.domain = rclpy.Context(), next_domain()
         rclpy.init(context=self.context, domain_id=self.domain)
-        # rcl keeps /rosout publishers by the node's name, for all contexts: two benches' clients would share one.
-        self.client = rclpy.create_node("client", namespace="probpose", context=self.context, enable_rosout=False)
+        self.client = rclpy.create_node("client", namespace="probpose", context=self.context)
         self.heard: dict[str, list[Heard]] = {}
         for topic, kind in (("keypoints", PersonPoseArray), ("zones", ZoneArray), ("status", Status)):
             self.listen(topic, kind)
@@ -246,7 +245,7 @@ class FaultBench:
             self.process.wait()
         self._stop.set()
         self._thread.join()
-        # Now, while the context lives, and not when the garbage collector comes, beside the threads of another bench.
+        # Now, and not when the garbage collector comes, beside the threads of another bench.
         self.executor.shutdown()
         self.client.destroy_node()
         rclpy.try_shutdown(context=self.context)

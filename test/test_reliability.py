@@ -41,7 +41,6 @@ from fault_bench import (  # noqa: E402
 )  # fmt: skip
 from rclpy.event_handler import SubscriptionEventCallbacks  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from ros_domains import LASTING  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from test_calibration import example  # noqa: E402
 
@@ -89,10 +88,9 @@ def calibration(models: tuple[Path, Path], tmp_path_factory: Any) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def common(models: tuple[Path, Path], calibration: Path) -> Iterator[tuple[FaultBench, Camera]]:
-    """One node with one camera for all faults that pass by themselves."""
-    yield from running(FaultBench(*models, program=FAULTY, domain=LASTING, calibration=calibration))
+    yield from running(FaultBench(*models, program=FAULTY, calibration=calibration))
 
 
 @pytest.fixture
@@ -223,12 +221,72 @@ FAULTS: dict[str, tuple[str, float, Callable[[], np.ndarray], Callable[[Any], An
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_of_images_and_networks(fault: str, node: tuple[FaultBench, Camera], rows: list[Row]) -> None:
-    bench, camera = node
-    detectable, detect, pixels, alter = FAULTS[fault]
-    rows.append(Row("Images and networks", fault, detectable))
-    suffer(bench, camera, rows[-1], *camera.change(pixels, alter), detect, silent=fault == "no images")
+class TestOneNodeWithOneCamera:
+    """Faults that pass by themselves. Its bench is closed before another one begins: in a process with two, one that
+    left has ended it in a segmentation fault, and nodes that were killed and started again were not heard for minutes.
+    """
+
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_faults_of_images_and_networks(self, fault: str, node: tuple[FaultBench, Camera], rows: list[Row]) -> None:
+        bench, camera = node
+        detectable, detect, pixels, alter = FAULTS[fault]
+        rows.append(Row("Images and networks", fault, detectable))
+        suffer(bench, camera, rows[-1], *camera.change(pixels, alter), detect, silent=fault == "no images")
+
+    def test_worker_hang(self, node: tuple[FaultBench, Camera], rows: list[Row]) -> None:
+        bench, camera = node
+        rows.append(Row("Process", "worker hangs in the network", TWO))
+        suffer(
+            bench, camera, rows[-1],
+            lambda: bench.send("hang"), lambda: bench.send("go"), silent=True,
+        )  # fmt: skip
+        assert rows[-1].states == "STALE, UNKNOWN"
+
+    def test_another_resolution_is_unknown_for_one_image(
+        self, node: tuple[FaultBench, Camera], rows: list[Row]
+    ) -> None:
+        bench, camera = node
+        row = Row(
+            "Images and networks", "another resolution, no camera_info", ONE, note="then the new size is taken as it is"
+        )
+        rows.append(row)
+        for size in [(640, 480), (320, 240)] * ROUNDS:
+            bench.healthy()
+            camera.fault = (lambda size=size: scene(255, size), same)
+            began = time.monotonic()
+            first = bench.next("keypoints", began, (PersonPoseArray.UNKNOWN,))
+            back = bench.next("keypoints", first.at, (PersonPoseArray.OK,))
+            assert (first.message.image_width, first.message.image_height) == size
+            sent = {sent.stamp: sent.at for sent in camera.sent}
+            row.states = "UNKNOWN"
+            row.said_ms.append(1e3 * (first.at - sent[first.stamp]))
+            row.recovered_ms.append(1e3 * (back.at - first.at))
+            row.recovered_frames.append(list(sent).index(back.stamp) - list(sent).index(first.stamp))
+        camera.fault = None
+
+    def test_ten_times_too_many_images(self, node: tuple[FaultBench, Camera], rows: list[Row]) -> None:
+        """The node takes 0.2 s an image; the camera sends 50 a second."""
+        bench, camera = node
+        bench.healthy()
+        bench.send("slow 0.2")
+        camera.rate = 50.0
+        began = time.monotonic()
+        try:
+            bench.until(lambda: sum(h.at > began for h in bench.heard["keypoints"]) >= 25, "25 results")
+        finally:
+            camera.rate = RATE
+            bench.send("slow 0")
+        heard = [h for h in bench.heard["keypoints"] if h.at > began][5:]
+        ages = [h.message.age_ms for h in heard]
+        assert 2 not in {h.state for h in heard}
+        check_bounded(ages, [h.at for h in heard])
+        status = [h.message for h in bench.heard["status"] if h.at > began]
+        received, dropped = (getattr(status[-1], name) - getattr(status[0], name) for name in ("received", "dropped"))
+        assert dropped > 0.5 * received
+        median, worst = np.percentile(ages, [50, 100])
+        rows.append(Row("Load", "publisher at 10 x the node's rate", "-", "OK (STALE beyond 3 frame times)",
+                        note=f"age p50 {median:.0f} ms, max {worst:.0f} ms at 200 ms an image; "
+                        f"{dropped} of {received} images dropped and counted"))  # fmt: skip
 
 
 def test_corrupt_jpeg(models: tuple[Path, Path], calibration: Path, rows: list[Row]) -> None:
@@ -241,37 +299,6 @@ def test_corrupt_jpeg(models: tuple[Path, Path], calibration: Path, rows: list[R
         for fault, alter in faults.items():
             rows.append(Row("Images and networks", fault, ONE))
             suffer(bench, camera, rows[-1], *camera.change(lambda: scene(255), alter))
-
-
-def test_worker_hang(node: tuple[FaultBench, Camera], rows: list[Row]) -> None:
-    bench, camera = node
-    rows.append(Row("Process", "worker hangs in the network", TWO))
-    suffer(
-        bench, camera, rows[-1],
-        lambda: bench.send("hang"), lambda: bench.send("go"), silent=True,
-    )  # fmt: skip
-    assert rows[-1].states == "STALE, UNKNOWN"
-
-
-def test_another_resolution_is_unknown_for_one_image(node: tuple[FaultBench, Camera], rows: list[Row]) -> None:
-    bench, camera = node
-    row = Row(
-        "Images and networks", "another resolution, no camera_info", ONE, note="then the new size is taken as it is"
-    )
-    rows.append(row)
-    for size in [(640, 480), (320, 240)] * ROUNDS:
-        bench.healthy()
-        camera.fault = (lambda size=size: scene(255, size), same)
-        began = time.monotonic()
-        first = bench.next("keypoints", began, (PersonPoseArray.UNKNOWN,))
-        back = bench.next("keypoints", first.at, (PersonPoseArray.OK,))
-        assert (first.message.image_width, first.message.image_height) == size
-        sent = {sent.stamp: sent.at for sent in camera.sent}
-        row.states = "UNKNOWN"
-        row.said_ms.append(1e3 * (first.at - sent[first.stamp]))
-        row.recovered_ms.append(1e3 * (back.at - first.at))
-        row.recovered_frames.append(list(sent).index(back.stamp) - list(sent).index(first.stamp))
-    camera.fault = None
 
 
 def test_camera_info_that_does_not_fit(models: tuple[Path, Path], calibration: Path, rows: list[Row]) -> None:
@@ -472,31 +499,6 @@ def check_bounded(ages_ms: list[float], times: list[float]) -> None:
     """
     assert len(ages_ms) == len(times) >= 20
     assert np.median(ages_ms[-8:]) < 1e3 * 6 * np.median(np.diff(times))
-
-
-def test_ten_times_too_many_images(node: tuple[FaultBench, Camera], rows: list[Row]) -> None:
-    """The node takes 0.2 s an image; the camera sends 50 a second."""
-    bench, camera = node
-    bench.healthy()
-    bench.send("slow 0.2")
-    camera.rate = 50.0
-    began = time.monotonic()
-    try:
-        bench.until(lambda: sum(h.at > began for h in bench.heard["keypoints"]) >= 25, "25 results")
-    finally:
-        camera.rate = RATE
-        bench.send("slow 0")
-    heard = [h for h in bench.heard["keypoints"] if h.at > began][5:]
-    ages = [h.message.age_ms for h in heard]
-    assert 2 not in {h.state for h in heard}
-    check_bounded(ages, [h.at for h in heard])
-    status = [h.message for h in bench.heard["status"] if h.at > began]
-    received, dropped = (getattr(status[-1], name) - getattr(status[0], name) for name in ("received", "dropped"))
-    assert dropped > 0.5 * received
-    median, worst = np.percentile(ages, [50, 100])
-    rows.append(Row("Load", "publisher at 10 x the node's rate", "-", "OK (STALE beyond 3 frame times)",
-                    note=f"age p50 {median:.0f} ms, max {worst:.0f} ms at 200 ms an image; "
-                    f"{dropped} of {received} images dropped and counted"))  # fmt: skip
 
 
 def test_four_cameras_at_three_times_the_load(models: tuple[Path, Path], rows: list[Row]) -> None:
