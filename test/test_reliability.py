@@ -435,7 +435,7 @@ def killed_and_restarted(models: tuple[Path, Path], row: Row, rounds: int) -> No
 
 
 def test_killed_and_restarted(models: tuple[Path, Path], rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without shared memory: Fast DDS's locks there can outlive whom SIGKILL hits; see docs/reliability.md."""
+    """Over UDP; over shared memory, the default, in the slow test."""
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     rows.append(Row("Process", "killed (SIGKILL) and started again", "the kill", "no status: deadline missed"))
     killed_and_restarted(models, rows[-1], 3)
