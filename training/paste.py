@@ -6,10 +6,16 @@ head. Joints that come to lie under the other person are occluded; their place i
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 
+from probpose_ros.geometry import in_window
 from probpose_ros.skeleton import EDGES, KEYPOINT_NAMES
+
+if TYPE_CHECKING:
+    from probpose_training.augmentation import Sample
 
 SHOULDERS_HIPS = [KEYPOINT_NAMES.index(f"{side}_{part}") for part in ("shoulder", "hip") for side in ("left", "right")]
 FACE = range(5)
@@ -41,14 +47,14 @@ def body_mask(keypoints: np.ndarray, labelled: np.ndarray, size: tuple[int, int]
 
 
 def paste(
-    crop: np.ndarray, keypoints: np.ndarray, labelled: np.ndarray, other, rng: np.random.Generator
+    crop: np.ndarray, keypoints: np.ndarray, labelled: np.ndarray, other: Sample, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A crop with another person, and which keypoints are now covered.
 
     Args:
         crop: (height, width, 3) uint8; black where there is no image: nothing is pasted there.
         keypoints: (17, 2) of the person to find, crop px. labelled: (17,) bool.
-        other: a :class:`~probpose_training.augmentation.Sample`.
+        other: the person to paste, as annotated in an image of its own.
 
     Returns:
         the new crop, and (17,) bool: labelled and covered. Half the time the other one stands behind, and always where
@@ -66,7 +72,7 @@ def paste(
     mask = body_mask(other.keypoints * scale + offset, theirs, (width, height))
     mask &= cv2.morphologyEx(crop.max(axis=2), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8)) > 0
     covered = labelled & _at(mask, keypoints)
-    present = labelled & _at(np.ones_like(mask), keypoints)
+    present = labelled & in_window(keypoints, (width, height))
     if rng.random() < 0.5 or 2 * covered.sum() > present.sum():
         mask &= body_mask(keypoints, labelled, (width, height)) == 0
         covered = labelled & _at(mask, keypoints)
@@ -80,6 +86,6 @@ def paste(
 
 def _at(mask: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
     """Whether the mask is set at keypoints (17, 2); False outside of it."""
-    x, y = np.floor(keypoints + 0.5).astype(int).T
-    inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
-    return inside & (mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)] > 0)
+    height, width = mask.shape
+    x, y = np.clip(np.round(keypoints), 0, (width - 1, height - 1)).astype(int).T
+    return in_window(keypoints, (width, height)) & (mask[y, x] > 0)
