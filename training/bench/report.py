@@ -151,9 +151,8 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["| | way | arrived | p50 ms | p99 ms |", "|---|---|---|---|---|"]
         for size, ways in transport["sizes"].items():
             for way, row in ways.items():
-                ms = row["ms"] or {"p50": float("nan"), "p99": float("nan")}
-                arrived = f"{row['received']} of {row['sent']}"
-                lines.append(f"| {size} | {way} | {arrived} | {ms['p50']:.1f} | {ms['p99']:.1f} |")
+                times = "{p50:.1f} | {p99:.1f}".format(**row["ms"]) if row["ms"] else "- | -"  # - where none arrived
+                lines.append(f"| {size} | {way} | {row['received']} of {row['sent']} | {times} |")
     for part, content in results.items():
         if isinstance(content, dict) and isinstance(content.get("skipped"), str):
             lines += ["", f"Not run: {part}: {content['skipped']}."]
