@@ -43,14 +43,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     dataset, defaults = read_coco(args.annotations), PipelineConfig()
     lines = ["| | boxes | " + " | ".join(FIGURES) + " | time / fp32 |", "|---" * (len(FIGURES) + 3) + "|"]
-    for name in (defaults.model, defaults.detector):
+    for name in (defaults.model, "probpose_small_192x256", defaults.detector):
         small = quantised(name, args, args.out)
         sessions = [load(path, "onnxruntime", 1) for path in (find_model(name), small)]
         image = np.zeros((1, *sessions[0].inputs["image"].shape[1:]), np.uint8)
         cases = {key: lambda s=s, image=image: s.run(image) for key, s in zip(("fp32", "int8"), sessions)}
         saved = ratio(interleave(cases, 5, threads=1), "int8", "fp32")["median"]
         for model, time in ((name, 1.0), (str(small), saved)):
-            pose = name == defaults.model
+            pose = name != defaults.detector
             config = PipelineConfig(**{"model" if pose else "detector": model}, threads=1)
             predictions = predict(dataset, args.images, config, true_boxes(dataset) if pose else None)
             found = measure(dataset, list(predictions.frames), predictions.results, 200).metrics

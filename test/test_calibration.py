@@ -472,12 +472,12 @@ def test_bundled_calibrations_belong_to_bundled_models():
             assert calibration.subject.model_sha256 in {file_sha256(model) for model in folder.glob("*.onnx")}, path
 
 
-def test_the_page_shows_the_bundled_calibration():
+def test_the_pages_show_the_bundled_calibrations():
     folder = Path(__file__).parents[1]
-    page = (folder / "docs/calibration.md").read_text()
+    pages = "".join(page.read_text() for page in folder.glob("docs/calibration*.md"))
     for path in (folder / "models").glob(f"*{SUFFIX}"):
         subject = load_calibration(path).subject
-        assert f"Model `{subject.model}`, sha256 `{subject.model_sha256[:12]}...`" in page, path
+        assert f"Model `{subject.model}`, sha256 `{subject.model_sha256[:12]}...`" in pages, path
 
 
 def test_every_quality_has_a_bin():
