@@ -56,7 +56,8 @@ def main() -> None:
         milliseconds = 1e3 * (time.perf_counter() - start) / len(data.images)
         ap, ranked = data.average_precision(all_found[name]), rank(all_found[name], data.truth)
         print(f"{name}: AP {ap['ap']:.3f}, AP50 {ap['ap50']:.3f}, {milliseconds:.1f} ms an image")
-        print("  from score {}: recall {:.3f}, {} false".format(OPERATING, *ranked.at_score(OPERATING)))
+        for score in (0.3, OPERATING, 0.5):
+            print("  from score {}: recall {:.3f}, {} false".format(score, *ranked.at_score(score)))
         for budget in BUDGETS:
             print(f"  at {budget} false per image: recall {ranked.recall_at(round(budget * len(data.ids))):.3f}")
 
