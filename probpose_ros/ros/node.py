@@ -226,6 +226,18 @@ def spin(node: PoseNode, executor: SingleThreadedExecutor) -> None:
             time.sleep(0.01)  # one that comes back at once must not take a core
 
 
+def live(node: PoseNode) -> int:
+    """Starts it, where it starts itself, and spins until a signal comes; exit status."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    if node.config.autostart:
+        for transition in (node.trigger_configure, node.trigger_activate):
+            if transition() != TransitionCallbackReturn.SUCCESS:
+                return int(rclpy.ok())  # not ok: a signal came meanwhile
+    spin(node, executor)
+    return 0
+
+
 def main(args: list[str] | None = None) -> None:
     status = run(args)
     gc.collect()  # the last references to the DDS participant: without its farewell others believe in it for 20 s
@@ -253,13 +265,8 @@ def run(args: list[str] | None = None) -> int:
     node = None
     try:
         node = PoseNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if node.config.autostart:
-            for transition in (node.trigger_configure, node.trigger_activate):
-                if transition() != TransitionCallbackReturn.SUCCESS:
-                    return int(rclpy.ok())  # not ok: a signal came meanwhile
-        spin(node, executor)
+        # A function of its own: a signal at a loop's jump back, written here, would escape the except (CPython 3.13).
+        return live(node)
     except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
         rclpy.logging.get_logger("pose_node").fatal(str(error))
         return 1
